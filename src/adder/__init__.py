@@ -1,0 +1,44 @@
+"""adder: state space sequence models, from the continuous SSM through S4 to Mamba.
+
+The public names are looked up when they are first used, so that `adder --help` need not wait for PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adder import ops as ops
+    from adder.errors import AdderError as AdderError
+    from adder.errors import DamagedFile as DamagedFile
+    from adder.errors import UsageError as UsageError
+    from adder.generation.stream import Stream as Stream
+    from adder.layers import Mamba as Mamba
+    from adder.layers import SelectiveSSM as SelectiveSSM
+    from adder.models import LanguageModel as LanguageModel
+    from adder.models import LanguageModelConfig as LanguageModelConfig
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AdderError": "adder.errors",
+    "DamagedFile": "adder.errors",
+    "LanguageModel": "adder.models",
+    "LanguageModelConfig": "adder.models",
+    "Mamba": "adder.layers",
+    "SelectiveSSM": "adder.layers",
+    "Stream": "adder.generation",
+    "UsageError": "adder.errors",
+}
+__all__ = [*_HOME, "ops"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("adder.ops")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'adder' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

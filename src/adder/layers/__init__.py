@@ -1,0 +1,11 @@
+"""Layers: parameters, their initialisation, and one call to an operator. `y, state = layer(u, state)`."""
+
+from adder.layers.mamba import Mamba as Mamba
+from adder.layers.norm import RMSNorm as RMSNorm
+from adder.layers.parameters import parameter_groups as parameter_groups
+from adder.layers.selective import SelectiveSSM as SelectiveSSM
+from adder.layers.state import State as State
+from adder.layers.state import detach_state as detach_state
+from adder.layers.state import flatten_state as flatten_state
+from adder.layers.state import map_state as map_state
+from adder.layers.state import unflatten_state as unflatten_state

@@ -1,0 +1,5 @@
+"""Models: a config, parameters, and how they lie in a folder."""
+
+from adder.models.config import LanguageModelConfig as LanguageModelConfig
+from adder.models.language_model import LanguageModel as LanguageModel
+from adder.models.language_model import LanguageModelOutput as LanguageModelOutput

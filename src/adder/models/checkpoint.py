@@ -1,0 +1,75 @@
+"""A model in a folder: config.json and model.safetensors. Nothing here unpickles."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adder.errors import DamagedFile, UsageError
+from adder.models.config import LanguageModelConfig
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters by name, contiguous, a shared one under its first name only."""
+    return {name: each.detach().contiguous() for name, each in model.named_parameters()}
+
+
+def write(model: nn.Module, config: LanguageModelConfig, folder: Path) -> None:
+    """Write the model into `folder`, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model_tensors(model), folder / WEIGHTS)
+    text = json.dumps({"model": config.to_dict()}, indent=2)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> tuple[LanguageModelConfig, dict[str, Tensor]]:
+    """Return what `write` wrote.
+
+    Raises:
+        UsageError: there is no such folder, or no model in it.
+        DamagedFile: a file is not what it should be.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: no model here: {name} is missing")
+    try:
+        values: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = LanguageModelConfig.from_dict(values.get("model", values))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamagedFile(f"{folder / CONFIG}: not a model's config: {error}") from error
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{folder / WEIGHTS}: cannot be read: {error}") from error
+    count = sum(each.numel() for each in tensors.values())
+    if count != config.parameter_count():  # before a model of the config's sizes takes memory
+        raise DamagedFile(
+            f"{folder / WEIGHTS}: holds {count} numbers, and {folder / CONFIG} asks for {config.parameter_count()}"
+        )
+    return config, tensors
+
+
+@torch.no_grad()
+def fill(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Copy `tensors` into the model's parameters: all of them, of the right shapes, and no others.
+
+    Raises:
+        DamagedFile: a tensor is missing, unknown or of another shape; the message names it.
+    """
+    parameters = dict(model.named_parameters())
+    for name in sorted(parameters.keys() ^ tensors.keys()):
+        problem = "is missing" if name in parameters else "is no parameter of this model"
+        raise DamagedFile(f"{source}: {name} {problem}")
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise DamagedFile(
+                f"{source}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}"
+            )
+        parameter.copy_(tensors[name])

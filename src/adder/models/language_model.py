@@ -1,0 +1,240 @@
+"""A language model over Mamba blocks. Parameter names are those of mamba_ssm's checkpoints.
+
+Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; initialisation as in its code.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adder.errors import UsageError
+from adder.layers import Mamba, RMSNorm, State
+from adder.models import checkpoint
+from adder.models.config import LanguageModelConfig
+from adder.models.sampling import Sampler
+
+
+class LanguageModelOutput(NamedTuple):
+    """logits (b l v), the mean loss where labels were given, the state where one was given."""
+
+    logits: Float[Tensor, "b l v"]
+    loss: Float[Tensor, ""] | None
+    state: State | None
+
+
+class Block(nn.Module):
+    """residual + mixer(norm(residual))"""
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.mixer = Mamba(
+            config.d_model,
+            config.d_state,
+            config.d_conv,
+            config.expand,
+            config.dt_rank,
+            bias=config.bias,
+            conv_bias=config.conv_bias,
+            dt_min=config.dt_min,
+            dt_max=config.dt_max,
+            dt_init_floor=config.dt_init_floor,
+        )
+        self.norm = RMSNorm(config.d_model, config.norm_epsilon)
+
+    def forward(
+        self, residual: Tensor, state: State | None, seq_idx: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        normed = self.norm(residual).to(self.mixer.in_proj.weight.dtype)
+        y, state = self.mixer(normed, state, seq_idx=seq_idx)
+        return residual + y, state
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks, and the last norm."""
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.residual_in_fp32 = config.residual_in_fp32
+        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks; an nn.ModuleList only knows them as modules."""
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            yield layer
+
+    def forward(
+        self, input_ids: Tensor, state: State | None, seq_idx: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        residual = self.embedding(input_ids)
+        if self.residual_in_fp32 and residual.dtype != torch.float64:
+            residual = residual.float()
+        if state is None:
+            for layer in self.layers:
+                residual, _ = layer(residual, None, seq_idx)
+            return self.norm_f(residual), None
+        if not isinstance(state, tuple) or len(state) != len(self.layers):
+            raise UsageError(
+                f"LanguageModel: state is not one of this model, which has {len(self.layers)} layers; "
+                "see initial_state"
+            )
+        last: list[State] = []
+        for layer, before in zip(self.layers, state, strict=True):
+            residual, after = layer(residual, before, seq_idx)
+            last.append(after)
+        return self.norm_f(residual), tuple(last)
+
+
+class LanguageModel(nn.Module):
+    """Mamba blocks between an embedding and a head: token ids (b l) to logits (b l v).
+
+    Example:
+        >>> model = LanguageModel(LanguageModelConfig(vocab_size=10, d_model=8, n_layer=2))
+        >>> ids = torch.randint(0, 10, (2, 5))
+        >>> model(ids).logits.shape
+        torch.Size([2, 5, 10])
+        >>> logits, loss, state = model(ids, labels=ids, state=model.initial_state(2))
+        >>> model(ids[:, :1], state=state).logits.shape
+        torch.Size([2, 1, 10])
+    """
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        self._initialise()
+        if config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embedding.weight
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Embedding normal, biases of projections zero, out_proj rescaled by 1 / sqrt(depth) as GPT-2 does."""
+        nn.init.normal_(self.backbone.embedding.weight, std=self.config.initializer_range)
+        for block in self.backbone.blocks():
+            block.mixer.out_proj.weight /= math.sqrt(self.config.n_layer)
+            for projection in (block.mixer.in_proj, block.mixer.out_proj):
+                if projection.bias is not None:
+                    nn.init.zeros_(projection.bias)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Return the state before the first token: one entry for each layer."""
+        return tuple(block.mixer.initial_state(batch_size) for block in self.backbone.blocks())
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"],
+        attention_mask: Int[Tensor, "b l"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        state: State | None = None,
+        seq_idx: Int32[Tensor, "b l"] | None = None,
+    ) -> LanguageModelOutput:
+        """Return logits, loss and state.
+
+        Args:
+            input_ids: tokens, each below config.vocab_size.
+            attention_mask: all ones, or None. Padding is not served yet and is refused.
+            labels: the loss is the mean of -log p(labels[t]) given the tokens before t, for t >= 1; -100 is left
+                out, and so is the first token of each packed sequence.
+            state: what the model remembers of the text before; see `initial_state`. Returned exactly when given.
+            seq_idx: packed sequences, non-decreasing along the length.
+
+        Raises:
+            UsageError: ids of another shape or outside the vocabulary, or a mask with zeros.
+        """
+        self._check(input_ids, attention_mask)
+        hidden, state = self.backbone(input_ids, state, seq_idx)
+        head = self.lm_head.weight[: self.config.vocab_size]
+        logits = F.linear(hidden.to(head.dtype), head)
+        loss = None if labels is None else _loss(logits, labels, seq_idx)
+        return LanguageModelOutput(logits, loss, state)
+
+    def _check(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise UsageError(
+                f"LanguageModel: input_ids has shape {tuple(input_ids.shape)}, expected (batch, length), "
+                "both at least 1"
+            )
+        if torch.compiler.is_compiling():
+            return
+        if input_ids.device.type == "cpu":  # elsewhere the look would cost a synchronisation
+            low, high = (int(each) for each in torch.aminmax(input_ids))
+            if low < 0 or high >= self.config.vocab_size:
+                raise UsageError(
+                    f"LanguageModel: input_ids holds {low if low < 0 else high}, "
+                    f"expected 0 to {self.config.vocab_size - 1}"
+                )
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise UsageError(
+                "LanguageModel: attention_mask has zeros; padded batches are not served yet: "
+                "pack the sequences and pass seq_idx, or run them one by one"
+            )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "b l"],
+        max_new_tokens: int,
+        attention_mask: Int[Tensor, "b l"] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: int | None = None,
+    ) -> Int[Tensor, "b m"]:
+        """Return input_ids with up to `max_new_tokens` more in each row, one pass and then one step a token.
+
+        A row that has made the token `stop` is filled up with it; the others go on. For text, stop strings and
+        streaming see `adder.Stream`.
+        """
+        if max_new_tokens < 0:
+            raise UsageError(f"generate: max_new_tokens is {max_new_tokens}, expected at least 0")
+        sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+        generator = torch.Generator(input_ids.device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        ids, fresh, state = input_ids, input_ids, self.initial_state(len(input_ids))
+        done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        for _ in range(max_new_tokens):
+            logits, _, after = self(
+                fresh, attention_mask if fresh is input_ids else None, state=state
+            )
+            assert after is not None
+            state = after
+            chosen = sampler.sample(logits[:, -1], generator, ids)
+            if stop is not None:
+                chosen = chosen.masked_fill(done, stop)
+                done |= chosen == stop
+            fresh = chosen.unsqueeze(1)
+            ids = torch.cat([ids, fresh], dim=1)
+            if bool(done.all()):
+                break
+        return ids
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "LanguageModel":
+        """Return the model in the folder `path`: config.json and model.safetensors, as `save_pretrained` wrote them."""
+        config, tensors = checkpoint.read(Path(path))
+        model = cls(config)
+        checkpoint.fill(model, tensors, Path(path))
+        return model.eval()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write config.json and model.safetensors into the folder `path`."""
+        checkpoint.write(self, self.config, Path(path))
+
+
+def _loss(logits: Tensor, labels: Tensor, seq_idx: Tensor | None) -> Tensor:
+    targets = labels[:, 1:]
+    if seq_idx is not None:
+        targets = targets.masked_fill(seq_idx[:, 1:] != seq_idx[:, :-1], -100)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten())

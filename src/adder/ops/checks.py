@@ -1,0 +1,81 @@
+"""What every operator checks before it computes. A message names the operator, the argument, what came and what
+was expected."""
+
+import torch
+from torch import Tensor
+
+from adder.ops.native import arithmetic
+
+
+def sizes_of(operator: str, name: str, tensor: Tensor, axes: str) -> dict[str, int]:
+    """Return the size of each axis of `tensor`, as in sizes_of("scan", "u", u, "b l d")["l"]."""
+    names = axes.split()
+    if tensor.ndim != len(names):
+        raise ValueError(
+            f"{operator}: {name} has shape {tuple(tensor.shape)}, expected {len(names)} axes ({', '.join(names)})"
+        )
+    sizes = dict(zip(names, tensor.shape, strict=True))
+    for axis, size in sizes.items():
+        if size == 0:
+            raise ValueError(
+                f"{operator}: {name} has shape {tuple(tensor.shape)}: axis {axis} is empty"
+            )
+    return sizes
+
+
+def expect(
+    operator: str,
+    name: str,
+    tensor: Tensor | None,
+    axes: str,
+    sizes: dict[str, int],
+    like: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+) -> None:
+    """Refuse a tensor whose shape, device or dtype is not what the operator's first argument asks for."""
+    if tensor is None:
+        return
+    expected = tuple(sizes[axis] for axis in axes.split())
+    if tuple(tensor.shape) != expected:
+        named = ", ".join(axes.split())
+        raise ValueError(
+            f"{operator}: {name} has shape {tuple(tensor.shape)}, expected ({named}) = {expected}"
+        )
+    if tensor.device != like.device:
+        raise ValueError(f"{operator}: {name} is on {tensor.device}, expected {like.device}")
+    if tensor.dtype not in dtypes:
+        allowed = " or ".join(dict.fromkeys(str(each) for each in dtypes))
+        raise TypeError(f"{operator}: {name} is {tensor.dtype}, expected {allowed}")
+
+
+def parameter_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+    """Return the types a parameter may have: that of the activations, or that of the arithmetic."""
+    return dtype, arithmetic(dtype)
+
+
+def expect_floating(operator: str, name: str, tensor: Tensor) -> None:
+    """Refuse whole numbers and complex numbers where a real signal is meant."""
+    if not tensor.is_floating_point():
+        raise TypeError(f"{operator}: {name} is {tensor.dtype}, expected a floating point type")
+
+
+def expect_packing(
+    operator: str, seq_idx: Tensor | None, sizes: dict[str, int], like: Tensor
+) -> None:
+    """Refuse a seq_idx that is not (b, l) int32, or that goes backwards along the length.
+
+    The values are looked at on a CPU, outside torch.compile: elsewhere that would cost a synchronisation,
+    and a sequence that comes back is then a new sequence, as in `a a b a`.
+    """
+    if seq_idx is None:
+        return
+    expect(operator, "seq_idx", seq_idx, "b l", sizes, like, (torch.int32,))
+    if torch.compiler.is_compiling() or seq_idx.device.type != "cpu":
+        return
+    backwards = seq_idx[:, 1:] < seq_idx[:, :-1]
+    if bool(backwards.any()):
+        row, step = (int(i) for i in backwards.nonzero()[0])
+        raise ValueError(
+            f"{operator}: seq_idx goes backwards in row {row}, from {int(seq_idx[row, step])} at step {step} "
+            f"to {int(seq_idx[row, step + 1])}; number packed sequences in the order they lie in"
+        )

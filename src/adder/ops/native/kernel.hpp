@@ -1,0 +1,64 @@
+// What memory-bound kernels share: loops over vectors of channels, scratch memory cut into pieces, a switch over
+// storage types, and sums over blocks in a fixed order.
+#pragma once
+#include "arguments.hpp"
+#include "pool.hpp"
+#include "simd.hpp"
+
+namespace adder::ADDER_ISA {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Cuts a thread's scratch memory into aligned pieces. The first pass, with base null, only counts.
+struct Arena {
+  char* base;
+  int64_t used = 0;
+  template <class X>
+  X* take(int64_t count) {
+    char* at = base + used;
+    used += ceil_div(count * static_cast<int64_t>(sizeof(X)), 64) * 64;
+    return reinterpret_cast<X*>(at);
+  }
+};
+
+// Calls body(c, n) for vectors of channels c .. c + n - 1; n is a constant except in the last, which may be shorter.
+template <class S, class F>
+inline void for_vectors(int64_t channels, F&& body) {
+  int64_t c = 0;
+  for (; c + lanes<S> <= channels; c += lanes<S>) body(c, std::integral_constant<int, lanes<S>>{});
+  if (c < channels) body(c, static_cast<int>(channels - c));
+}
+
+// Waking a thread costs some microseconds: each should have this many elements to work on.
+inline int worth(int threads, int64_t elements) {
+  const int64_t most = elements / 16384 + 1;
+  return static_cast<int>(smaller(threads, most));
+}
+
+template <class F32, class F64, class B16>
+inline void by_storage(Storage storage, F32 f32, F64 f64, B16 bf16) {
+  switch (storage) {
+    case Storage::float32: return f32();
+    case Storage::float64: return f64();
+    case Storage::bfloat16: return bf16();
+  }
+}
+
+// parts (count, width) summed over count into `to`, in the order of the parts, in double.
+template <class S>
+inline void sum_parts(const void* parts, int64_t count, int64_t width, void* to, int threads) {
+  constexpr int64_t columns = 64;
+  auto body = [&](int64_t task) {
+    const int64_t first = task * columns, wide = smaller(columns, width - first);
+    double total[columns] = {};
+    for (int64_t part = 0; part < count; ++part) {
+      const S* from = static_cast<const S*>(parts) + part * width + first;
+      for (int64_t i = 0; i < wide; ++i) total[i] += from[i];
+    }
+    for (int64_t i = 0; i < wide; ++i) static_cast<S*>(to)[first + i] = static_cast<S>(total[i]);
+  };
+  parallel_for(ceil_div(width, columns), worth(threads, count * width), body);
+}
+
+}  // namespace adder::ADDER_ISA

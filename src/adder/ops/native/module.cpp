@@ -1,0 +1,55 @@
+// The compiled module: picks an instruction set once, and binds each operator's kernels.
+#include <stdexcept>
+#include <string>
+
+#include "binding.hpp"
+
+namespace adder {
+
+namespace {
+
+bool runs(Isa isa) {
+#if defined(ADDER_HAS_AVX512)
+  __builtin_cpu_init();
+  if (isa == Isa::avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && runs(Isa::avx2);
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return isa == Isa::portable;
+}
+
+Isa chosen = runs(Isa::avx512) ? Isa::avx512 : runs(Isa::avx2) ? Isa::avx2 : Isa::portable;
+
+constexpr const char* names[] = {"portable", "avx2", "avx512"};
+
+void use_isa(const std::string& name) {
+  for (int i = 0; i < 3; ++i)
+    if (name == names[i]) {
+      if (!runs(static_cast<Isa>(i))) throw std::invalid_argument("this machine does not run " + name + " kernels");
+      chosen = static_cast<Isa>(i);
+      return;
+    }
+  throw std::invalid_argument("isa is one of portable, avx2, avx512, not " + name);
+}
+
+}  // namespace
+
+Isa current_isa() { return chosen; }
+
+void bind_gated_norm(nb::module_&);
+void bind_linear_scan(nb::module_&);
+void bind_selective_scan(nb::module_&);
+void bind_short_convolution(nb::module_&);
+
+}  // namespace adder
+
+NB_MODULE(_native, m) {
+  m.doc() = "adder's C++ kernels. They know nothing of PyTorch: adder.ops hands them addresses and strides.";
+  m.def("isa", [] { return adder::names[static_cast<int>(adder::chosen)]; }, "The instruction set in use.");
+  m.def("use_isa", &adder::use_isa, nanobind::arg("name"), "Use another instruction set: for tests and benchmarks.");
+  adder::bind_gated_norm(m);
+  adder::bind_linear_scan(m);
+  adder::bind_selective_scan(m);
+  adder::bind_short_convolution(m);
+}

@@ -1,0 +1,128 @@
+#include "pool.hpp"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+
+namespace adder {
+namespace {
+
+struct Job {
+  void (*run)(void*, int64_t);
+  void* context;
+  int64_t tasks;
+  int helpers;  // pool threads that may still join
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  int inside = 0;  // pool threads at work on it
+
+  void work() {
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
+      try {
+        run(context, task);
+      } catch (...) {  // only scratch() throws: the caller turns it into a MemoryError
+        failed = true;
+      }
+    }
+  }
+};
+
+class Pool {
+ public:
+  void parallel(Job& job, int threads) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (started_ < threads - 1) {
+        std::thread([this] { serve(); }).detach();
+        ++started_;
+      }
+      jobs_.push_back(&job);
+    }
+    for (int i = 0; i < job.helpers; ++i) wake_.notify_one();
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (auto it = jobs_.begin(); it != jobs_.end(); ++it)
+      if (*it == &job) {
+        jobs_.erase(it);
+        break;
+      }
+    done_.wait(lock, [&] { return job.inside == 0; });
+  }
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return !jobs_.empty(); });
+      Job* job = jobs_.front();
+      if (--job->helpers <= 0) jobs_.pop_front();
+      ++job->inside;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--job->inside == 0) done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::deque<Job*> jobs_;
+  int started_ = 0;
+};
+
+// Never destroyed: its threads sleep in it until the process ends. A fork leaves the threads behind, so the child
+// makes a pool of its own.
+Pool* pool = nullptr;
+std::once_flag once;
+
+Pool& the_pool() {
+  std::call_once(once, [] {
+    pool = new Pool;
+    pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+  });
+  return *pool;
+}
+
+struct Memory {
+  void* data = nullptr;
+  int64_t size = 0;
+  ~Memory() { std::free(data); }
+};
+
+}  // namespace
+
+void parallel(int64_t tasks, int threads, void (*run)(void*, int64_t), void* context) {
+  Job job;
+  job.run = run;
+  job.context = context;
+  job.tasks = tasks;
+  if (threads > tasks) threads = static_cast<int>(tasks);
+  job.helpers = threads - 1;
+  if (threads <= 1) {
+    job.work();
+  } else {
+    the_pool().parallel(job, threads);
+  }
+  if (job.failed) throw std::bad_alloc();
+}
+
+void* scratch(int64_t bytes) {
+  thread_local Memory memory;
+  if (memory.size < bytes) {
+    std::free(memory.data);
+    memory.data = nullptr;
+    memory.size = 0;
+    if (posix_memalign(&memory.data, 64, static_cast<size_t>(bytes)) != 0) throw std::bad_alloc();
+    memory.size = bytes;
+  }
+  return memory.data;
+}
+
+}  // namespace adder

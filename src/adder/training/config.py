@@ -1,0 +1,103 @@
+"""How a model is trained: everything that decides the numbers of a run, apart from its text."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from adder.errors import UsageError
+
+_WHOLE = ("steps", "batch_size", "length", "accumulation", "evaluate_every", "save_every", "keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The settings of a training run; every value is checked on construction (UsageError).
+
+    One step reads `accumulation` times `batch_size` rows of `length` tokens and updates once.
+
+    Args:
+        warmup: steps over which the learning rate rises from 0 to `learning_rate`; a cosine then
+            takes it down to `minimum_learning_rate` at `steps`.
+        clip: the gradient norm above which gradients are scaled down; 0 for no clipping.
+        precision: "float32", or "bfloat16" for autocast (parameters stay float32).
+        carry_state: rows keep their state from step to step (truncated back-propagation through
+            time) instead of starting anew at random places.
+        validation: the fraction of the text, at its end, that is never trained on.
+        evaluation_tokens: how many tokens of the validation part an evaluation reads.
+        keep: how many checkpoints stay on disk.
+    """
+
+    steps: int = 2000
+    batch_size: int = 12
+    length: int = 64
+    accumulation: int = 1
+    learning_rate: float = 3e-3
+    minimum_learning_rate: float = 3e-4
+    warmup: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    precision: str = "float32"
+    carry_state: bool = True
+    seed: int = 0
+    validation: float = 0.1
+    evaluate_every: int = 250
+    evaluation_tokens: int = 20_000
+    save_every: int = 250
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), type(field.default))
+        for name in _WHOLE:
+            self._need(name, getattr(self, name) >= 1, "at least 1")
+        self._need("learning_rate", self.learning_rate > 0, "above 0")
+        low = self.minimum_learning_rate
+        self._need("minimum_learning_rate", 0 <= low <= self.learning_rate, "in [0, learning_rate]")
+        self._need("warmup", self.warmup >= 0, "at least 0")
+        self._need("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._need("beta1", 0 <= self.beta1 < 1, "in [0, 1)")
+        self._need("beta2", 0 <= self.beta2 < 1, "in [0, 1)")
+        self._need("clip", self.clip >= 0, "at least 0")
+        self._need("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+        self._need("seed", 0 <= self.seed < 2**63, "in [0, 2^63)")
+        self._need("validation", 0 <= self.validation < 1, "in [0, 1)")
+        self._need("evaluation_tokens", self.evaluation_tokens >= 1, "at least 1")
+
+    @property
+    def rows(self) -> int:
+        """Rows of one step."""
+        return self.batch_size * self.accumulation
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows * self.length
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingConfig":
+        """Read what `to_dict` gave; UsageError names a key that is unknown or missing."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise UsageError(f"unknown training setting {unknown[0]}")
+        if missing := sorted(known - values.keys()):
+            raise UsageError(f"the training setting {missing[0]} is missing")
+        return cls(**values)
+
+    def _need(self, name: str, holds: bool, condition: str) -> None:
+        if not holds:
+            raise UsageError(f"{name} must be {condition}, got {getattr(self, name)!r}")
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    if expected is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not math.isfinite(value):  # type: ignore[arg-type]
+            raise UsageError(f"{name} must be a finite number, got {value!r}")
+    elif type(value) is not expected:
+        words = {int: "a whole number", bool: "true or false", str: "a word"}
+        raise UsageError(f"{name} must be {words[expected]}, got {value!r}")

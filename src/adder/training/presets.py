@@ -1,0 +1,90 @@
+"""Sizes that go together: one word instead of twenty flags. A flag given beside it overrides it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from adder.errors import UsageError
+
+DEFAULT_PRESET = "tiny"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Keyword arguments of LanguageModelConfig and of TrainingConfig, and what they are for.
+
+    `time_limit`, in seconds, holds where none is given.
+    """
+
+    purpose: str
+    model: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    time_limit: float | None = None
+
+
+_TINY = {
+    "steps": 2000,
+    "batch_size": 12,
+    "length": 64,
+    "learning_rate": 3e-3,
+    "minimum_learning_rate": 3e-4,
+}
+
+PRESETS = {
+    "demo": Preset(
+        "tiny, in less than three minutes on any machine",
+        {"d_model": 128, "n_layer": 6},
+        {**_TINY, "steps": 1800},
+        time_limit=170.0,
+    ),
+    "tiny": Preset("0.7 M parameters: minutes on two cores", {"d_model": 128, "n_layer": 6}, _TINY),
+    "small": Preset(
+        "4 M parameters: an hour on a laptop, minutes on a GPU",
+        {"d_model": 256, "n_layer": 8},
+        {
+            "steps": 5000,
+            "batch_size": 16,
+            "length": 256,
+            "learning_rate": 2e-3,
+            "minimum_learning_rate": 2e-4,
+            "warmup": 200,
+            "evaluation_tokens": 100_000,
+        },
+    ),
+    "medium": Preset(
+        "20 M parameters: a night on a workstation, under an hour on a GPU",
+        {"d_model": 512, "n_layer": 12},
+        {
+            "steps": 10_000,
+            "batch_size": 16,
+            "length": 512,
+            "learning_rate": 1e-3,
+            "minimum_learning_rate": 1e-4,
+            "warmup": 500,
+            "evaluate_every": 500,
+            "evaluation_tokens": 200_000,
+            "save_every": 500,
+        },
+    ),
+    "base": Preset(
+        "90 M parameters and the token embeddings: the size of mamba-130m; a GPU",
+        {"d_model": 768, "n_layer": 24},
+        {
+            "steps": 20_000,
+            "batch_size": 16,
+            "length": 1024,
+            "learning_rate": 6e-4,
+            "minimum_learning_rate": 6e-5,
+            "warmup": 1000,
+            "evaluate_every": 500,
+            "evaluation_tokens": 500_000,
+            "save_every": 500,
+        },
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of a name; UsageError lists the names."""
+    if name not in PRESETS:
+        raise UsageError(f"no preset {name}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
