@@ -15,7 +15,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find src -name 
 FILES := $(shell mkdir -p build && find src -name '*.py' | sort > build/files.new && \
 	{ cmp -s build/files.new build/files || cp build/files.new build/files; } && echo build/files)
 # Threads that spin while others work make a test run on two busy cores ten times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo test check format lint types imports wheel clean

@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows `adder` on the command line; `None` means this process's own.
     """
-    # PyTorch's threads would spin between two operators, and on a busy machine take turns with ours
-    # and with other programs: a training step was ten times slower. It is read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU OpenMP reads this when torch is imported. Its threads spin for milliseconds after each operator; on a
+    # busy machine a training step then takes ten times as long. A short spin is as fast on a quiet one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character gets a question mark, not a crash.
         sys.stdout.reconfigure(errors="replace")
