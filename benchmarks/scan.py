@@ -9,6 +9,7 @@ agree first.
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterable
 from functools import partial
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adder.ops import native, selective_scan
-from timing import machine, median_seconds
+from timing import machine, median_seconds, seconds
 
 Arguments = dict[str, Tensor | bool]
 
@@ -131,13 +132,21 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-def measure(options: argparse.Namespace) -> dict[str, float | str]:
-    torch.set_num_threads(options.threads)
-    shape = (options.batch, options.length, options.channels, options.state_size)
-    arguments = inputs(*shape)
+def bare(arguments: Arguments) -> Arguments:
+    """The recurrence alone: steps that are already positive, no gate."""
+    return {name: arguments[name] for name in "uABCD"} | {
+        "delta": F.softplus(arguments["delta"] + arguments["delta_bias"])
+    }
+
+
+def times(arguments: Arguments, repeats: int) -> dict[str, float]:
+    """Median seconds of forward, and of forward and backward; and the best of forward.
+
+    The best one is without the page faults that a fresh output costs whenever malloc has given memory back.
+    """
     leaves = with_gradients(arguments)
     parameters = list(tensors_of(leaves).values())
-    upstream = torch.ones(shape[:3])
+    upstream = torch.ones_like(leaves["u"])
 
     @torch.no_grad()
     def forward() -> object:
@@ -147,29 +156,45 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
         y, _ = selective_scan(**leaves)
         return torch.autograd.grad(y, parameters, upstream)
 
+    found = seconds({"forward": forward, "both": both}, repeats=repeats, warm_up=3)
+    return {name: statistics.median(each) for name, each in found.items()} | {
+        "best": min(found["forward"])
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, float | str]:
+    torch.set_num_threads(options.threads)
+    shape = (options.batch, options.length, options.channels, options.state_size)
+    arguments = inputs(*shape)
     with torch.no_grad():
         y = selective_scan(**arguments)[0]
         error = max(relative_error(y, loop(**arguments)) for loop in LOOPS.values())
         if not error < 1e-5:
             raise SystemExit(f"the scan and the loops disagree: relative error {error:.1e}")
         loops = {name: partial(loop, **arguments) for name, loop in LOOPS.items()}
-        slow = median_seconds({"forward": forward, **loops}, repeats=5)
-    quick = median_seconds({"forward": forward, "both": both}, repeats=options.repeats, warm_up=3)
+        scan = partial(selective_scan, **arguments)
+        slow = median_seconds({"forward": scan, **loops}, repeats=5)
+    alone, block = (times(each, options.repeats) for each in (bare(arguments), arguments))
     b, length, d, n = shape
+    updates = b * length * d * n
     return {
         "machine": machine(),
         "kernel": native.status().isa or "portable PyTorch",
         "shape": f"({b}, {length}, {d}), n = {n}, float32",
         "threads": options.threads,
         "relative error": error,
-        "scan ms": quick["forward"] * 1e3,
+        "scan alone ms": alone["forward"] * 1e3,
+        "scan alone, G state updates/s": updates / alone["forward"] / 1e9,
+        "scan alone, best run": updates / alone["best"] / 1e9,
+        "scan alone, (forward + backward) / forward": alone["both"] / alone["forward"],
+        "with softplus and gate ms": block["forward"] * 1e3,
+        "with both, G state updates/s": updates / block["forward"] / 1e9,
+        "with both, best run": updates / block["best"] / 1e9,
+        "with both, (forward + backward) / forward": block["both"] / block["forward"],
         "loop by einsum (mamba_ssm) ms": slow["einsum"] * 1e3,
         "loop by matmul (Hugging Face) ms": slow["matmul"] * 1e3,
-        "loop by einsum / scan": slow["einsum"] / slow["forward"],
-        "loop by matmul / scan": slow["matmul"] / slow["forward"],
-        "G state updates/s": b * length * d * n / quick["forward"] / 1e9,
-        "forward + backward ms": quick["both"] * 1e3,
-        "(forward + backward) / forward": quick["both"] / quick["forward"],
+        "loop by einsum / scan with both": slow["einsum"] / block["forward"],
+        "loop by matmul / scan with both": slow["matmul"] / block["forward"],
         "saved bytes / (inputs + outputs)": memory_for_backward(arguments),
     }
 

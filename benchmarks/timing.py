@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def median_seconds(
+def seconds(
     subjects: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1
-) -> dict[str, float]:
-    """The median time of each subject. They take turns, so a busy moment hits all of them alike."""
+) -> dict[str, list[float]]:
+    """Every time of each subject. They take turns, so a busy moment hits all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for turn in range(warm_up + repeats):
         for name, subject in subjects.items():
@@ -18,6 +18,14 @@ def median_seconds(
             subject()
             if turn >= warm_up:
                 times[name].append(time.perf_counter() - start)
+    return times
+
+
+def median_seconds(
+    subjects: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1
+) -> dict[str, float]:
+    """The median time of each subject."""
+    times = seconds(subjects, repeats=repeats, warm_up=warm_up)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

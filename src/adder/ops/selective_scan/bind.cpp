@@ -62,7 +62,7 @@ int64_t parts(int storage, int64_t d, int64_t g) {
   const int64_t bytes[] = {16, 32, 64};
   const int64_t width = bytes[static_cast<int>(current_isa())] / (storage == 1 ? 8 : 4);
   const int64_t vectors = (d / g + width - 1) / width;
-  return g * ((vectors + block_vectors - 1) / block_vectors);
+  return g * ((vectors + backward_vectors - 1) / backward_vectors);
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ struct ForwardScratch {
 
   ForwardScratch(char* base, const SelectiveScan& p) {
     Arena arena{base};
-    A2 = arena.take<Vec<S>>(block_vectors * p.n), h = arena.take<Vec<S>>(block_vectors * p.n);
-    for (Vec<S>** each : {&dt, &dtu, &y}) *each = arena.take<Vec<S>>(block_vectors * p.chunk);
+    A2 = arena.take<Vec<S>>(forward_vectors * p.n), h = arena.take<Vec<S>>(forward_vectors * p.n);
+    for (Vec<S>** each : {&dt, &dtu, &y}) *each = arena.take<Vec<S>>(forward_vectors * p.chunk);
     B = arena.take<S>(p.chunk * p.n), C = arena.take<S>(p.chunk * p.n);
     starts = arena.take<bool>(p.chunk);
     bytes = arena.used;
@@ -24,10 +24,10 @@ struct ForwardScratch {
 };
 
 template <class T, class S = arithmetic_t<T>>
-void run_block(const SelectiveScan& p, const Block<S>& block) {
+void run_block(const SelectiveScan& p, const Block<S, forward_vectors>& block) {
   const int64_t b = block.b, n = p.n;
   ForwardScratch<T> s(static_cast<char*>(scratch(ForwardScratch<T>(nullptr, p).bytes)), p);
-  Vec<S> D[block_vectors], bias[block_vectors];
+  Vec<S> D[forward_vectors], bias[forward_vectors];
   for (int v = 0; v < block.count; ++v) {
     const Channels& at = block.at[v];
     D[v] = load_or_zero<S>(p.D, at), bias[v] = load_or_zero<S>(p.delta_bias, at);
@@ -77,7 +77,7 @@ void run_block(const SelectiveScan& p, const Block<S>& block) {
 
 template <class T>
 void run(const SelectiveScan& p) {
-  const Blocks<arithmetic_t<T>> blocks(p);
+  const Blocks<arithmetic_t<T>, forward_vectors> blocks(p);
   auto body = [&](int64_t task) { run_block<T>(p, blocks.block(task)); };
   parallel_for(p.b * blocks.parts(), worth(p), body);
 }

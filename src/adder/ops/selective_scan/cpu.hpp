@@ -27,8 +27,9 @@ struct SelectiveScanBackward : SelectiveScan {
   void *dB_parts, *dC_parts;                // (b, parts, l, n): the sums over one block of channels each
 };
 
-// Channels of one task of the backward pass, in vectors; a part of dB and dC is one such block.
-constexpr int block_vectors = 4;
+// Channels of one task, in vectors: few, so that one sequence feeds many threads; more in the backward pass, where
+// each block adds a part of its own to dB and dC.
+constexpr int forward_vectors = 4, backward_vectors = 8;
 
 }  // namespace adder
 

@@ -20,7 +20,7 @@ struct BackwardScratch {
 
   BackwardScratch(char* base, const SelectiveScan& p) {
     Arena arena{base};
-    for (Vec<S>** each : {&A, &A2, &carry, &dA}) *each = arena.take<Vec<S>>(block_vectors * p.n);
+    for (Vec<S>** each : {&A, &A2, &carry, &dA}) *each = arena.take<Vec<S>>(backward_vectors * p.n);
     for (Vec<S>** each : {&raw, &u, &dt, &dtu, &y, &dy, &by_A, &by_B}) *each = arena.take<Vec<S>>(p.chunk);
     states = arena.take<Vec<S>>((p.chunk + 1) * p.n) + p.n;
     for (Vec<S>** each : {&decays, &dB, &dC}) *each = arena.take<Vec<S>>(p.chunk * p.n);
@@ -71,10 +71,10 @@ void chunk_backward(const SelectiveScanBackward& p, BackwardScratch<T>& s, int64
 }
 
 template <class T, class S = arithmetic_t<T>>
-void run_block(const SelectiveScanBackward& p, const Block<S>& block, int64_t parts) {
+void run_block(const SelectiveScanBackward& p, const Block<S, backward_vectors>& block, int64_t parts) {
   const int64_t b = block.b, n = p.n;
   BackwardScratch<T> s(static_cast<char*>(scratch(BackwardScratch<T>(nullptr, p).bytes)), p);
-  Vec<S> dD[block_vectors] = {}, dbias[block_vectors] = {};
+  Vec<S> dD[backward_vectors] = {}, dbias[backward_vectors] = {};
   for (int v = 0; v < block.count; ++v) {
     gather(static_cast<const S*>(p.A), block.at[v], n, s.A + v * n);
     for (int64_t i = v * n; i < (v + 1) * n; ++i) {
@@ -118,7 +118,7 @@ void sum_rows(const S* rows, int64_t count, int64_t apart, int64_t width, T* to)
 template <class T>
 void run(const SelectiveScanBackward& p) {
   using S = arithmetic_t<T>;
-  const Blocks<S> blocks(p);
+  const Blocks<S, backward_vectors> blocks(p);
   const int64_t parts = blocks.parts(), per_group = blocks.blocks;
   auto body = [&](int64_t task) { run_block<T>(p, blocks.block(task), parts); };
   parallel_for(p.b * parts, worth(p), body);

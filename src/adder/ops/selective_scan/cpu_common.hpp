@@ -15,29 +15,29 @@ struct Channels {
   int count;  // at most the lanes of a vector
 };
 
-// The unit of work: up to block_vectors vectors of channels of one group. Side by side in memory, they share every
+// The unit of work: up to `most` vectors of channels of one group. Side by side in memory, they share every
 // cache line and page of a row, and every row of B and C.
-template <class S>
+template <class S, int most>
 struct Block {
   int64_t b, group, part;  // batch row; group of channels; index among the blocks of a batch row
   int count;               // vectors
-  Channels at[block_vectors];
+  Channels at[most];
 };
 
-template <class S>
+template <class S, int most>
 struct Blocks {
   const SelectiveScan& p;
   int64_t per_group, vectors, blocks;  // channels, vectors and blocks of one group
 
   explicit Blocks(const SelectiveScan& p)
-      : p(p), per_group(p.d / p.g), vectors(ceil_div(per_group, lanes<S>)), blocks(ceil_div(vectors, block_vectors)) {}
+      : p(p), per_group(p.d / p.g), vectors(ceil_div(per_group, lanes<S>)), blocks(ceil_div(vectors, most)) {}
 
   int64_t parts() const { return p.g * blocks; }
 
-  Block<S> block(int64_t task) const {
+  Block<S, most> block(int64_t task) const {
     const int64_t part = task % parts(), group = part / blocks;
-    Block<S> out{task / parts(), group, part, 0, {}};
-    for (int64_t vector = part % blocks * block_vectors; vector < vectors && out.count < block_vectors; ++vector) {
+    Block<S, most> out{task / parts(), group, part, 0, {}};
+    for (int64_t vector = part % blocks * most; vector < vectors && out.count < most; ++vector) {
       const int64_t start = vector * lanes<S>, left = per_group - start;
       out.at[out.count++] = {group * per_group + start, static_cast<int>(left < lanes<S> ? left : lanes<S>)};
     }
