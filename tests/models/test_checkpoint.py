@@ -28,6 +28,25 @@ def test_a_folder_without_a_model_is_a_usage_error(tmp_path):
         LanguageModel.from_pretrained(tmp_path)
 
 
+def test_a_training_run_is_told_from_a_model(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match="is a training run"):
+        LanguageModel.from_pretrained(tmp_path)
+
+
+def test_a_disk_that_refuses_leaves_the_model_that_was_there(folder, monkeypatch):
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+
+    def refuse(path, _):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        LanguageModel(LanguageModelConfig(vocab_size=9)).save_pretrained(folder)
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+
+
 def test_a_config_that_is_no_json_is_damaged(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(DamagedFile, match="config.json"):

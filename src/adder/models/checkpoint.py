@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from adder.errors import DamagedFile, UsageError
@@ -22,11 +22,19 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write(model: nn.Module, config: LanguageModelConfig, folder: Path) -> None:
-    """Write the model into `folder`, which is made if need be."""
+    """Write the model into `folder`, which is made if need be. A file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(model_tensors(model), folder / WEIGHTS)
-    text = json.dumps({"model": config.to_dict()}, indent=2)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    contents = {
+        WEIGHTS: save(model_tensors(model)),
+        CONFIG: (json.dumps({"model": config.to_dict()}, indent=2) + "\n").encode(),
+    }
+    for name, data in contents.items():
+        temporary = folder / f".{name}.new"
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> tuple[LanguageModelConfig, dict[str, Tensor]]:
@@ -38,6 +46,8 @@ def read(folder: Path) -> tuple[LanguageModelConfig, dict[str, Tensor]]:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
+            if (folder / "checkpoints").is_dir():
+                raise UsageError(f"{folder} is a training run: adder.training.open_run reads it")
             raise UsageError(f"{folder}: no model here: {name} is missing")
     try:
         values: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
