@@ -30,11 +30,13 @@ from adder import LanguageModel, LanguageModelConfig
 from adder.data.vocabulary import Characters
 from adder.data.windows import CarriedWindows, RandomWindows
 from adder.training import TrainingConfig, evaluate_text
+from adder.training.device import choose_precision
 from adder.training.learner import Learner
 from adder.training.presets import find_preset
 from adder.training.schedule import learning_rate
 from timing import machine
 
+CPU = torch.device("cpu")
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare" / "input.txt"
 ROWS, LENGTH = 12, 64
 ROWS_SCORED_AT_ONCE = 128
@@ -67,10 +69,11 @@ def train_adder(
     config = TrainingConfig(
         **{**preset.training, "steps": steps, "batch_size": ROWS, "length": LENGTH},
         seed=options.seed,
+        precision=choose_precision(options.precision, CPU, preset.model["d_model"]),
     )
     torch.manual_seed(config.seed)
     model = LanguageModel(LanguageModelConfig(vocab_size=vocab_size, **preset.model))
-    learner = Learner(model, config, torch.device("cpu"))
+    learner = Learner(model, config, CPU)
     kind = CarriedWindows if config.carry_state else RandomWindows
     windows = kind(train, config.rows, config.length, config.seed)
     start, done = time.perf_counter(), 0
@@ -208,6 +211,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="adder's, as in adder train; nanoGPT's CPU recipe is float32",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.data.exists():

@@ -19,11 +19,16 @@ def test_absent_device_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("units", "d_model", "expected"),
-    [(True, 512, "bfloat16"), (True, 511, "float32"), (False, 4096, "float32")],
+    ("has", "d_model", "expected"),
+    [
+        ("avx512_bf16", 64, "bfloat16"),
+        ("amx_bf16", 64, "bfloat16"),
+        ("amx_bf16", 63, "float32"),
+        ("avx512_vnni", 4096, "float32"),
+    ],
 )
-def test_rule_of_auto_on_a_cpu(monkeypatch, units, d_model, expected):
-    monkeypatch.setattr(device_module, "_cpu_has", lambda flag: units and flag == "amx_bf16")
+def test_rule_of_auto_on_a_cpu(monkeypatch, has, d_model, expected):
+    monkeypatch.setattr(device_module, "_cpu_has", lambda flag: flag == has)
     assert choose_precision("auto", CPU, d_model) == expected
 
 
