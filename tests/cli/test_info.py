@@ -71,3 +71,9 @@ def test_long_reasons_are_wrapped() -> None:
     assert len(lines) > 1
     assert max(len(line) for line in lines) <= 80
     assert " ".join(" ".join(lines).split()).endswith(reason)
+
+
+def test_what_the_kernels_leave_out_is_named_for_every_operator() -> None:
+    assert command.LEFT_OUT.keys() == set(command.OPERATORS.values())
+    assert torch.float16 not in native.STORAGE
+    assert torch.complex64 not in native.STORAGE

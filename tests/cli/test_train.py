@@ -46,7 +46,7 @@ def test_train_and_resume(tmp_path, text, capsys):
     assert main(["train", text, "--output", str(run), *QUICK]) == 0
     streams = capsys.readouterr()
     assert "finished at step 4" in streams.out
-    assert f"adder generate {run}" in streams.out
+    assert f"adder generate {run} PROMPT" in streams.out
     assert "step 4/4: loss" in streams.err
     assert main(["train", "--resume", str(run), "--steps", "6", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -207,6 +207,16 @@ def test_output_that_is_taken(tmp_path, text, refused):
     assert main(["train", text, "--output", str(run), *QUICK]) == 0
     line = refused(2, text, "--output", run, *QUICK)
     assert f"already holds a run: continue it with --resume {run}" in line
+
+
+@pytest.mark.parametrize(("name", "typed"), [("-dash", "./-dash"), ("two words", "'two words'")])
+def test_odd_name_of_a_run_can_be_typed_as_shown(
+    tmp_path, text, capsys, refused, monkeypatch, name, typed
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", text, f"--output={name}", *QUICK]) == 0
+    assert f"adder generate {typed} PROMPT" in capsys.readouterr().out
+    assert f"--resume {typed}," in refused(2, text, f"--output={name}", *QUICK)
 
 
 def test_resume_of_what_is_no_run(tmp_path, refused):

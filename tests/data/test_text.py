@@ -29,6 +29,9 @@ def test_folder_is_its_text_files_in_sorted_order(tmp_path):
 
 
 def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        read_source("-")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("größe".encode())))
     assert read_source("-").text == "größe"
 

@@ -12,7 +12,7 @@ def test_auto_is_a_device_that_works():
     assert torch.ones(1, device=choose_device("auto")).item() == 1.0
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "meta:x", "cuda:99", "xpu"])
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "meta:x", "cuda:99", "xpu"])
 def test_absent_device_is_refused(name):
     with pytest.raises(UsageError, match="is not here"):
         choose_device(name)

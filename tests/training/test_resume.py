@@ -166,3 +166,12 @@ def test_metrics_end_where_a_run_resumes(tmp_path):
     with MetricsFile(tmp_path, 2) as metrics:
         metrics.append({"step": 3, "loss": 0.5})
     assert read_metrics(tmp_path)[1:] == [{"step": 2, "loss": 1.0}, {"step": 3, "loss": 0.5}]
+
+
+@pytest.mark.parametrize("content", ['{"step": 1}\n{"st\x00p": 2}\n{"step": 3}\n', "", "{}\n"])
+def test_damaged_metrics_are_not_thrown_away(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content, "utf-8")
+    with pytest.raises(DamagedFile, match=r"metrics.jsonl is damaged.*the run is at step 3"):
+        MetricsFile(tmp_path, 3)
+    assert path.read_text("utf-8") == content

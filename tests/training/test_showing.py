@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from adder.training import progress
 from adder.training.events import EventsFile
 from adder.training.plot import plot_loss
-from adder.training.progress import Bar, Lines, Rate, Report, make_display
+from adder.training.progress import Bar, Lines, Rate, Report, Silent, make_display
 
 REPORT = Report(
     step=3, loss=1.2345, tokens_per_second=12345.6, seconds_left=3725.0, validation_loss=1.5
@@ -46,14 +46,33 @@ def test_lines_come_every_few_seconds_and_at_the_end(capsys, monkeypatch):
     assert shown[0] == "step 3/10: loss 1.000, 10 tokens/s, 1:01 left"
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, Lines)])
-def test_a_terminal_gets_a_bar(monkeypatch, terminal, kind):
+def test_bar_fits_a_narrow_terminal():
+    screen = io.StringIO()
+    bar = Bar(200_000, Console(file=screen, force_terminal=True, width=80))
+    bar.update(REPORT)
+    bar.close()
+    assert "loss 1.234, valid 1.500, 12,346 tokens/s, 1:02:05 left" in screen.getvalue()
+    assert "step 3/200000 " in screen.getvalue()
+    assert "…" not in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "name", "kind"),
+    [(True, "xterm", Bar), (True, "dumb", Lines), (False, "xterm", Lines)],
+)
+def test_a_terminal_gets_a_bar(monkeypatch, terminal, name, kind):
+    monkeypatch.setenv("TERM", name)
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: terminal)
     monkeypatch.setattr(progress.sys, "stderr", screen)
     display = make_display(10)
     display.close()
     assert isinstance(display, kind)
+
+
+def test_closed_standard_error_is_shown_nothing(monkeypatch):
+    monkeypatch.setattr(progress.sys, "stderr", None)
+    assert isinstance(make_display(10), Silent)
 
 
 def test_rate_is_of_the_last_steps():
@@ -70,6 +89,13 @@ def test_picture(tmp_path):
         tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "validation_loss": 1.5}]
     )
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [r"a $\nothing$ b", "日本"])
+def test_picture_of_a_run_with_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    plot_loss(tmp_path / name, [{"step": 1, "loss": 2.0}])
+    assert (tmp_path / name / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_events_hold_every_scalar(tmp_path):

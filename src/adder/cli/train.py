@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,7 +190,9 @@ def _opening(session: "Session") -> str:
 
 
 def _report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
-    path = shlex.quote(str(session.path))
+    from adder.training.files import shell_word
+
+    path = shell_word(session.path)
     resume = f"adder train --resume {path}"
     if as_json:
         values = {"run": str(session.path), **dataclasses.asdict(outcome)}
@@ -205,7 +206,7 @@ def _report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
         f"{outcome.reason} at step {outcome.step} after {outcome.seconds:.0f} s: {_loss(outcome)}"
     )
     if outcome.reason == "finished":
-        print(f"the run is in {session.path}; let it write: adder generate {path}")
+        print(f"the run is in {session.path}; let it write: adder generate {path} PROMPT")
     else:
         print(f"saved; continue with: {resume}")
 

@@ -52,6 +52,8 @@ def read_source(source: str | None = None) -> Text:
     if source == PYTHON_SOURCES:
         return _python_sources()
     if source == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise UsageError("standard input is closed: there is no text to read")
         return _text(STANDARD_INPUT, sys.stdin.buffer.read(), "standard input")
     if not source:
         raise UsageError(f'the source has no name: give a file, a folder, or "{STANDARD_INPUT}"')

@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         raise UsageError(f'the device {name} is not here: give "cpu", "cuda" or "auto"') from None
     return device
@@ -38,7 +38,11 @@ def choose_precision(name: str, device: torch.device, d_model: int) -> str:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and d_model >= _BFLOAT16_WIDTH and any(map(_cpu_has, _BFLOAT16_FLAGS))
+        fast = (
+            device.type == "cpu"
+            and d_model >= _BFLOAT16_WIDTH
+            and any(map(_cpu_has, _BFLOAT16_FLAGS))
+        )
     return "bfloat16" if fast else "float32"
 
 

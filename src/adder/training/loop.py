@@ -1,7 +1,6 @@
 """The training loop: steps, evaluations and checkpoints, until the end or a reason to stop."""
 
 import math
-import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from adder.errors import AdderError
 from adder.training.checkpoint import list_checkpoints, prune_checkpoints
 from adder.training.evaluation import evaluate_text
 from adder.training.events import EventsFile
+from adder.training.files import shell_word
 from adder.training.learner import NotFinite
 from adder.training.memory import memory_errors
 from adder.training.metrics import MetricsFile
@@ -61,7 +61,7 @@ def fit(session: Session, display: Display, time_limit: float | None = None) -> 
         raise AdderError(
             f"training stopped after step {session.step}: {error}; nothing was saved over the last "
             f"good checkpoint, {_last_name(session)}. Continue at a lower rate: "
-            f"adder train --resume {shlex.quote(str(session.path))} --learning-rate {rate:g}"
+            f"adder train --resume {shell_word(session.path)} --learning-rate {rate:g}"
         ) from None
     except BrokenPipeError:
         raise  # whoever read the progress is gone; the disk is not at fault

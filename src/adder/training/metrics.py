@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from adder.errors import DamagedFile
 from adder.training.files import replace_file
 
 METRICS = "metrics.jsonl"
@@ -30,11 +31,22 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class MetricsFile:
-    """Appends to metrics.jsonl; opening it removes the lines after the step a run resumes from."""
+    """Appends to metrics.jsonl; opening it removes the lines after the step a run resumes from.
+
+    Raises:
+        DamagedFile: a line up to that step cannot be read. Lines are never dropped for that.
+    """
 
     def __init__(self, run: Path, step: int) -> None:
         path = run / METRICS
-        self.lines = [line for line in read_metrics(run) if line["step"] <= step]
+        lines = read_metrics(run)
+        readable = lines[-1]["step"] if lines else 0
+        if path.exists() and readable < step:
+            raise DamagedFile(
+                f"{path} is damaged: it cannot be read beyond step {readable}, and the run is at "
+                f"step {step}; move it away to continue without it"
+            )
+        self.lines = [line for line in lines if line["step"] <= step]
         replace_file(path, "".join(map(_line, self.lines)).encode("utf-8"))
         self._file: TextIOWrapper = path.open("a", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """loss.png: the loss curve of a run."""
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ def plot_loss(run: Path, lines: list[dict[str, Any]]) -> None:
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(run.resolve().name)
+    axes.set_title(run.resolve().name, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()
     picture = BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is shown as boxes.
+        warnings.filterwarnings("ignore", message="Glyph ")
+        figure.savefig(picture, format="png")
     replace_file(run / PICTURE, picture.getvalue())
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -52,7 +52,6 @@ class Bar(Display):
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[report]}"),
             console=console or Console(stderr=True),
             transient=False,
@@ -103,8 +102,12 @@ class Silent(Display):
 
 
 def make_display(steps: int) -> Display:
-    """A bar where standard error is a terminal, lines elsewhere."""
-    return Bar(steps) if sys.stderr.isatty() else Lines(steps)
+    """A bar where standard error is a terminal that can move its cursor, lines elsewhere."""
+    if sys.stderr is None:  # where the shell closed it: adder train ... 2>&-
+        return Silent()
+    console = Console(stderr=True)
+    bar = sys.stderr.isatty() and not console.is_dumb_terminal
+    return Bar(steps, console) if bar else Lines(steps)
 
 
 class Rate:

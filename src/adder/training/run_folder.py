@@ -27,7 +27,7 @@ from adder.training.checkpoint import (
     write_checkpoint,
 )
 from adder.training.config import TrainingConfig
-from adder.training.files import flush_folder, json_bytes, parse_json, write_file
+from adder.training.files import flush_folder, json_bytes, parse_json, shell_word, write_file
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -175,7 +175,7 @@ def refuse_taken(path: Path) -> None:
     try:
         if (path / CHECKPOINTS).is_dir():
             raise UsageError(
-                f"{path} already holds a run: continue it with --resume {path}, "
+                f"{path} already holds a run: continue it with --resume {shell_word(path)}, "
                 "or give another --output"
             )
         if path.is_dir() and any(path.iterdir()):
