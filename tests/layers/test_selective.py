@@ -136,6 +136,23 @@ def test_bidirectional_keeps_packed_sequences_apart():
 
 
 @pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["ssm"], "the state holds a Tensor, expected conv and ssm"),
+        (lambda state: {"conv": state["conv"]}, "the state holds conv, expected conv and ssm"),
+        (lambda state: {**state, "cell": state["ssm"]}, "holds conv, ssm, cell"),
+    ],
+)
+def test_a_state_of_another_layer_is_refused(change, message):
+    layer = Mamba(8)
+    with pytest.raises(adder.UsageError, match=message):
+        layer(torch.ones(1, 2, 8), change(layer.initial_state(1)))
+    with pytest.raises(TypeError, match="state is a dict, expected a tensor"):
+        SelectiveSSM(8)(torch.ones(1, 2, 8), layer.initial_state(1))
+
+
+@pytest.mark.refuses
 def test_bidirectional_refuses_a_state():
     layer = Mamba(8, bidirectional=True)
     with pytest.raises(adder.UsageError, match="bidirectional layer .* has no state"):

@@ -77,6 +77,10 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bits_for_threads(call: Callable[[], dict[str, Tensor]]) -> None:
     """Assert that a call gives the same bits on 1, 2, 3 and 5 threads."""
+    if native.module() is None:
+        pytest.skip(
+            "the kernels promise it, PyTorch's sums do not, and adder was not compiled here"
+        )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -135,6 +135,18 @@ def test_gradcheck(norm_before_gate: bool, group_size: int | None) -> None:
     assert gradcheck(partial(rms_norm, eps=EPS), inputs[::2])
 
 
+@pytest.mark.usefixtures("served")
+def test_tiny_rows_have_gradients() -> None:
+    """Without eps the scale of a row near 1e-20 is representable, and its square is not."""
+    (x,) = normals(0, (3, 16))
+    x = (x * 3e-20).requires_grad_()
+    (got,) = torch.autograd.grad(rms_norm(x, torch.ones(16), eps=0.0)[:, 0].sum(), x)
+    wide = x.detach().double().requires_grad_()
+    truth = rms_norm_reference(wide, torch.ones(16).double(), eps=0.0)
+    (expected,) = torch.autograd.grad(truth[:, 0].sum(), wide)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-2, atol=1e-2 * expected.max().item())
+
+
 @pytest.mark.parametrize("norm_before_gate", [False, True])
 def test_threads_do_not_change_bits(norm_before_gate: bool) -> None:
     inputs = draw(3, 300, 83)

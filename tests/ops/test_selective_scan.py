@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import math
 from functools import partial
 from typing import Any
 
@@ -109,6 +110,15 @@ def test_groups_and_constant_projections(options: dict[str, Any], packed: bool) 
     assert_as_good_as_reference(selective_scan, selective_scan_reference, inputs)
 
 
+@pytest.mark.parametrize("B", [{}, {"groups": 3}, {"groups": 4}, {"constant": True}])
+@pytest.mark.parametrize("C", [{}, {"groups": 3}, {"groups": 12}, {"constant": True}])
+@pytest.mark.usefixtures("served", "poisoned")
+def test_projections_of_two_kinds(B: dict[str, Any], C: dict[str, Any]) -> None:
+    inputs = draw(2, 35, 12, 5, torch.float64, **B)
+    inputs["C"] = draw(2, 35, 12, 5, torch.float64, **C)["C"]
+    assert_as_good_as_reference(selective_scan, selective_scan_reference, inputs)
+
+
 @pytest.mark.parametrize("options", [{}, {"groups": 3}, {"constant": True}])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -202,6 +212,32 @@ def test_a_long_memory_is_kept() -> None:
     inputs = {k: inputs[k] for k in ("u", "A", "B", "C", "state")}
     inputs["delta"] = torch.full((1, 4_000, 2), 1e-4)
     assert_as_good_as_reference(selective_scan, selective_scan_reference, inputs)
+
+
+@pytest.mark.usefixtures("served")
+def test_sums_over_a_long_sequence() -> None:
+    """The gradients of A, D and delta_bias are sums over 8,000 steps of one sign: a running sum loses digits."""
+    drawn = draw(1, 8_000, 1, 1)
+    inputs = {name: drawn[name].abs() for name in ("u", "delta", "B", "C", "D")}
+    inputs |= {"A": torch.full((1, 1), -1e-6), "delta_bias": torch.zeros(1)}
+    positive = partial(_positive, selective_scan), partial(_positive, selective_scan_reference)
+    assert_as_good_as_reference(*positive, inputs)
+
+
+def _positive(function: Any, **inputs: Tensor) -> Tensor:
+    return function(**inputs)[0].sum(1)
+
+
+@pytest.mark.usefixtures("served")
+def test_step_sizes_above_twenty() -> None:
+    """PyTorch's softplus(x) is x from 20 on, which is wrong by 1e-10; the truth is not."""
+    inputs = {**draw(1, 33, 3, 2, torch.float64), "delta_bias": None}
+    inputs["A"] = inputs["A"] / 1000
+    inputs["delta"] = torch.linspace(15, 40, 99, dtype=torch.float64).view(1, 33, 3)
+    assert_as_good_as_reference(selective_scan, selective_scan_reference, inputs)
+    one, none = torch.ones(1, 1, 1).double(), torch.zeros(1, 1).double()
+    _, state = selective_scan(one, 21 * one, none, one, one, delta_softplus=True)
+    assert state.item() == 21 + math.log1p(math.exp(-21))
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"constant": True}])

@@ -138,6 +138,11 @@ class Mamba(_Branch):
             raise UsageError(
                 "Mamba: a bidirectional layer reads its whole input at once and takes no state"
             )
+        if state is not None and not (isinstance(state, dict) and state.keys() == {"conv", "ssm"}):
+            held = ", ".join(state) if isinstance(state, dict) else f"a {type(state).__name__}"
+            raise UsageError(
+                f"Mamba: the state holds {held}, expected conv and ssm, as initial_state gives"
+            )
         x, z = self.in_proj(u).chunk(2, dim=-1)
         y, last = self.convolve_and_scan(x, z, state, seq_idx)  # type: ignore[arg-type]
         if self.reverse is not None:

@@ -3,6 +3,9 @@
 It is associative, so a recurrence h[t] = a[t] h[t-1] + x[t] can be added up in any grouping: here by doubling,
 in log2(l) rounds over whole tensors (Hillis & Steele 1986; S5, arXiv:2208.04933, appendix H). After each round a
 step holds the sum of twice as many steps before it. Nothing is divided by a decay, so a decay of zero is exact.
+
+Decays are multiplied before a state is seen: where they grow past the largest number, a state of zero becomes NaN,
+and one that would stay finite infinite. In float32 that takes 32 decays above 16, or 1024 above 1.09.
 """
 
 import torch

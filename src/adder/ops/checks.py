@@ -3,8 +3,9 @@ was expected."""
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from adder.ops.native import arithmetic
+from adder.ops.dtypes import arithmetic
 
 
 def sizes_of(operator: str, name: str, tensor: Tensor, axes: str) -> dict[str, int]:
@@ -35,6 +36,8 @@ def expect(
     """Refuse a tensor whose shape, device or dtype is not what the operator's first argument asks for."""
     if tensor is None:
         return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{operator}: {name} is a {type(tensor).__name__}, expected a tensor")
     expected = tuple(sizes[axis] for axis in axes.split())
     if tuple(tensor.shape) != expected:
         named = ", ".join(axes.split())
@@ -57,6 +60,17 @@ def expect_floating(operator: str, name: str, tensor: Tensor) -> None:
     """Refuse whole numbers and complex numbers where a real signal is meant."""
     if not tensor.is_floating_point():
         raise TypeError(f"{operator}: {name} is {tensor.dtype}, expected a floating point type")
+
+
+def refuse_forward_mode(operator: str, *tensors: Tensor | None) -> None:
+    """Refuse tensors that carry a tangent: PyTorch would drop it from an operator's output without a word."""
+    if forward_ad._current_level < 0:
+        return
+    for each in tensors:
+        if each is not None and forward_ad.unpack_dual(each).tangent is not None:
+            raise NotImplementedError(
+                f"{operator}: has no forward-mode derivative (jvp); use reverse mode (grad, backward)"
+            )
 
 
 def expect_packing(

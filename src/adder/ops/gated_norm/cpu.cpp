@@ -82,7 +82,7 @@ void backward_row(const GatedNormBackward& p, int64_t b, int64_t t, arithmetic_t
     const int64_t wide = padded<S>(p.group);
     const S size = S(p.group);
     const S scale = inverse_root<S>(dot(inside, inside, wide) / size + S(p.eps));
-    const S mean = scale * scale * dot(inside, dnormal, wide) / size;
+    const S mean = scale * (scale * dot(inside, dnormal, wide) / size);
     T* dy = p.dy.at<T>(b, t, at);
     T* dz = gate == none ? nullptr : p.dz.at<T>(b, t, at);
     S* dweight = dweight_row + at;

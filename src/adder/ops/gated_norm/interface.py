@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.checks import expect, expect_floating, parameter_dtypes
+from adder.ops.checks import expect, expect_floating, parameter_dtypes, refuse_forward_mode
 from adder.ops.dtypes import arithmetic
 from adder.ops.gated_norm import cpu, portable
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
@@ -45,6 +45,7 @@ def rms_norm(
     """
     name = "rms_norm"
     _check(name, "x", x, weight, eps)
+    refuse_forward_mode(name, x, weight)
     return _call(x, None, weight, eps, x.shape[-1], False)
 
 
@@ -94,6 +95,7 @@ def gated_norm(
     _check(name, "y", y, weight, eps)
     axes, sizes = _axes(y)
     expect(name, "z", z, axes, sizes, y, (y.dtype,))
+    refuse_forward_mode(name, y, z, weight)
     d = y.shape[-1]
     group_size = d if group_size is None else group_size
     if group_size < 1 or d % group_size:

@@ -5,7 +5,7 @@ from jaxtyping import Inexact, Int32
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.checks import expect, expect_packing
+from adder.ops.checks import expect, expect_packing, refuse_forward_mode
 from adder.ops.linear_scan import cpu, portable
 
 
@@ -80,6 +80,7 @@ def _check(a: Tensor, x: Tensor, state: Tensor | None, seq_idx: Tensor | None) -
     outer = " ".join(["b", *axes[2:]])
     expect(name, "state", state, outer, sizes, x, (x.dtype, _working(x.dtype)))
     expect_packing(name, seq_idx, sizes, x)
+    refuse_forward_mode(name, a, x, state)
 
 
 def _scan(
@@ -99,7 +100,7 @@ def _adjoint(
     dlast: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     da, dx, dstate = portable.backward(a, h, state, reverse, seq_idx, dh, dlast)
-    return _fresh(da, a.dtype), _fresh(dx, a.dtype), dstate
+    return _fresh(da, a.dtype), _fresh(dx, a.dtype), dstate.contiguous()
 
 
 def _fresh(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adder.ops.associative_scan import associative_scan
+
 CHUNK = 32
 
 
@@ -16,15 +18,14 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Return h in x's type and the last state in arithmetic type: a, x (b l c), state (b c)."""
     working = torch.promote_types(x.dtype, torch.float32)
-    if seq_idx is None:
-        seq_idx = torch.zeros(x.shape[:2], dtype=torch.int32, device=x.device)
     a, x = a.to(working), x.to(working)
     if reverse:
-        a, x, seq_idx = a.flip(1), x.flip(1), seq_idx.flip(1)
+        a, x = a.flip(1), x.flip(1)
+        seq_idx = None if seq_idx is None else seq_idx.flip(1)
     if state is not None:
         x = torch.cat([x[:, :1] + a[:, :1] * state.unsqueeze(1), x[:, 1:]], dim=1)
     h = _scan(a, x.clone() if x.shape[1] == 1 else x, seq_idx)
-    last = h[:, -1].clone()
+    last = h[:, -1].clone(memory_format=torch.contiguous_format)
     return (h.flip(1) if reverse else h), last
 
 
@@ -59,38 +60,25 @@ def backward(
     return (da.flip(1), dx.flip(1), dstate) if reverse else (da, dx, dstate)
 
 
-def _scan(a: Tensor, x: Tensor, seq_idx: Tensor) -> Tensor:
+def _scan(a: Tensor, x: Tensor, seq_idx: Tensor | None) -> Tensor:
     """h[t] = a[t] h[t-1] + x[t], restarting where seq_idx changes: (b l c)"""
     b, length, c = x.shape
     if length <= CHUNK:
-        return _double(a.unsqueeze(1), x.unsqueeze(1), seq_idx.unsqueeze(1))[1].squeeze(1)
+        return associative_scan(a, x, seq_idx)[1]
     rest = -length % CHUNK
     if rest:
         a, x = F.pad(a, (0, 0, 0, rest)), F.pad(x, (0, 0, 0, rest))
-        seq_idx = torch.cat([seq_idx, seq_idx[:, -1:].expand(b, rest)], dim=1)
-    a, x = a.view(b, -1, CHUNK, c), x.view(b, -1, CHUNK, c)
-    seq_idx = seq_idx.reshape(b, -1, CHUNK)
-    a, h = _double(a, x, seq_idx)
-    ends = _scan(a[:, :-1, -1], h[:, :-1, -1], seq_idx[:, :-1, -1])
-    reached = seq_idx[:, 1:] == seq_idx[:, :-1, -1:]
-    carried = torch.where(reached.unsqueeze(-1), a[:, 1:] * ends.unsqueeze(2), 0)
+    owners = None
+    if seq_idx is not None:
+        owners = torch.cat([seq_idx, seq_idx[:, -1:].expand(b, rest)], dim=1).view(-1, CHUNK)
+    a, h = associative_scan(a.reshape(-1, CHUNK, c), x.reshape(-1, CHUNK, c), owners)
+    a, h = a.view(b, -1, CHUNK, c), h.view(b, -1, CHUNK, c)
+    if owners is None:
+        carried = a[:, 1:] * _scan(a[:, :-1, -1], h[:, :-1, -1], None).unsqueeze(2)
+    else:
+        owners = owners.view(b, -1, CHUNK)
+        ends = _scan(a[:, :-1, -1], h[:, :-1, -1], owners[:, :-1, -1])
+        reached = owners[:, 1:] == owners[:, :-1, -1:]
+        carried = torch.where(reached.unsqueeze(-1), a[:, 1:] * ends.unsqueeze(2), 0)
     h = torch.cat([h[:, :1], h[:, 1:] + carried], dim=1)
     return h.view(b, -1, c)[:, :length]
-
-
-def _double(a: Tensor, x: Tensor, seq_idx: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up along axis 2 of (b chunks t c): return the product of the decays up to each step, and h.
-
-    After each round a step holds the sum of twice as many steps before it (Hillis & Steele 1986).
-    A decay that reaches into another packed sequence becomes zero, and the state there is not read.
-    """
-    shift = 1
-    while shift < x.shape[2]:
-        joined = (seq_idx[:, :, shift:] == seq_idx[:, :, :-shift]).unsqueeze(-1)
-        late = a[:, :, shift:]
-        added = torch.where(joined, late * x[:, :, :-shift], 0)
-        decay = torch.where(joined, late * a[:, :, :-shift], 0)
-        x = torch.cat([x[:, :, :shift], x[:, :, shift:] + added], dim=2)
-        a = torch.cat([a[:, :, :shift], decay], dim=2)
-        shift *= 2
-    return a, x

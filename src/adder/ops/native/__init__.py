@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adder.ops.dtypes import arithmetic as arithmetic
-
 Strided = tuple[int, int, int]
 
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 
 namespace adder {
@@ -37,15 +38,13 @@ struct Job {
 class Pool {
  public:
   void parallel(Job& job, int threads) {
+    const int helpers = job.helpers;  // pool threads count it down from the moment the lock is released
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (started_ < threads - 1) {
-        std::thread([this] { serve(); }).detach();
-        ++started_;
-      }
+      start(threads - 1);
       jobs_.push_back(&job);
     }
-    for (int i = 0; i < job.helpers; ++i) wake_.notify_one();
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
     job.work();
     std::unique_lock<std::mutex> lock(mutex_);
     for (auto it = jobs_.begin(); it != jobs_.end(); ++it)
@@ -57,6 +56,14 @@ class Pool {
   }
 
  private:
+  // Where the system refuses a thread, the work is done by those that there are.
+  void start(int threads) {
+    try {
+      for (; started_ < threads; ++started_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+    }
+  }
+
   void serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {

@@ -5,16 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adder.ops.native import STORAGE, address, arithmetic, rows, side_by_side, threads
+from adder.ops.dtypes import arithmetic
+from adder.ops.native import STORAGE, address, rows, side_by_side, threads
 from adder.ops.selective_scan.portable import CHUNK, Inputs
 
 
 def serves(inputs: Inputs) -> bool:
-    """The kernels serve real A with B and C that change over time, in float32, float64 and bfloat16."""
+    """The kernels serve real A with B and C that change over time by the same groups, in float32, float64, bfloat16."""
+    B, C = inputs.B, inputs.C
     return (
         inputs.u.dtype in STORAGE
         and not inputs.A.is_complex()
-        and inputs.B.ndim == inputs.C.ndim == 4
+        and B.ndim == C.ndim == 4
+        and B.shape[2] == C.shape[2]
     )
 
 
@@ -43,7 +46,11 @@ def backward(
         torch.empty(each.shape, dtype=each.dtype)
         for each in (inputs.u, inputs.delta, inputs.B, inputs.C)
     )
-    dz = torch.empty(inputs.z.shape if inputs.z is not None else 0, dtype=inputs.u.dtype)
+    dz = (
+        torch.empty(0, dtype=call.real)
+        if inputs.z is None
+        else torch.empty(dy.shape, dtype=dy.dtype)
+    )
     dA, dD, dbias, dstate = (
         torch.empty(size if given is not None else 0, dtype=call.real)
         for given, size in (

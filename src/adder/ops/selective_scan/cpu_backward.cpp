@@ -5,11 +5,25 @@
 namespace adder::ADDER_ISA {
 namespace {
 
+// A sum over chunks that loses nothing to its length (Kahan 1965): a plain one errs by the number of its terms.
+template <class S>
+struct Sum {
+  Vec<S> total, lost;
+  void add(Vec<S> x) {
+    x -= lost;
+    const Vec<S> next = total + x;
+    lost = (next - total) - x;
+    total = next;
+  }
+};
+
 template <class T>
 struct BackwardScratch {
   using S = arithmetic_t<T>;
   // one per vector of the block, kept from chunk to chunk
-  Vec<S>*A, *A2, *carry, *dA;
+  Vec<S>*A, *A2, *carry;
+  Sum<S>* dA;
+  Vec<S>* dA_chunk;  // one per state
   // one per step
   Vec<S>*raw, *u, *dt, *dtu, *y, *dy, *by_A, *by_B;
   // one per step and state; the row before `states` is the state before the chunk
@@ -20,7 +34,8 @@ struct BackwardScratch {
 
   BackwardScratch(char* base, const SelectiveScan& p) {
     Arena arena{base};
-    for (Vec<S>** each : {&A, &A2, &carry, &dA}) *each = arena.take<Vec<S>>(backward_vectors * p.n);
+    for (Vec<S>** each : {&A, &A2, &carry}) *each = arena.take<Vec<S>>(backward_vectors * p.n);
+    dA = arena.take<Sum<S>>(backward_vectors * p.n), dA_chunk = arena.take<Vec<S>>(p.n);
     for (Vec<S>** each : {&raw, &u, &dt, &dtu, &y, &dy, &by_A, &by_B}) *each = arena.take<Vec<S>>(p.chunk);
     states = arena.take<Vec<S>>((p.chunk + 1) * p.n) + p.n;
     for (Vec<S>** each : {&decays, &dB, &dC}) *each = arena.take<Vec<S>>(p.chunk * p.n);
@@ -30,10 +45,10 @@ struct BackwardScratch {
   }
 };
 
-// One vector of channels, one chunk. dD and dbias add up over chunks.
+// One vector of channels, one chunk.
 template <class T, class S = arithmetic_t<T>>
 void chunk_backward(const SelectiveScanBackward& p, BackwardScratch<T>& s, int64_t b, int64_t k, int vector,
-                    const Channels& at, Vec<S>& dD, Vec<S>& dbias) {
+                    const Channels& at, Sum<S>& dD, Sum<S>& dbias) {
   const int64_t t0 = k * p.chunk, steps = p.l - t0 < p.chunk ? p.l - t0 : p.chunk, n = p.n;
   const Vec<S> D = load_or_zero<S>(p.D, at), bias = load_or_zero<S>(p.delta_bias, at);
   for (int64_t t = 0; t < steps; ++t) {
@@ -57,29 +72,33 @@ void chunk_backward(const SelectiveScanBackward& p, BackwardScratch<T>& s, int64
       store(p.dz.at<T>(b, t0 + t, at.first), s.dy[t] * s.y[t] * gate * (S(1) + z * (S(1) - gate)), at.count);
       s.dy[t] *= z * gate;
     }
-  const Adjoint<S> adjoint{s.states, s.decays, s.dy,   s.A + vector * n, s.carry + vector * n, s.dA + vector * n,
+  for (int64_t i = 0; i < n; ++i) s.dA_chunk[i] = Vec<S>{};
+  const Adjoint<S> adjoint{s.states, s.decays, s.dy,   s.A + vector * n, s.carry + vector * n, s.dA_chunk,
                            s.by_A,   s.by_B,   s.dB,   s.dC};
   for_each_block(n, [&](int64_t first, auto N) { adjoint_states<S, N>(chunk, adjoint, first); });
+  for (int64_t i = 0; i < n; ++i) s.dA[vector * n + i].add(s.dA_chunk[i]);
+  Vec<S> dD_chunk = {}, dbias_chunk = {};
   for (int64_t t = 0; t < steps; ++t) {
     Vec<S> ddelta = s.by_A[t] + s.u[t] * s.by_B[t];
     if (p.softplus) ddelta *= logistic<S>(s.raw[t]);
     store(p.ddelta.at<T>(b, t0 + t, at.first), ddelta, at.count);
     store(p.du.at<T>(b, t0 + t, at.first), s.dt[t] * s.by_B[t] + D * s.dy[t], at.count);
-    dbias += ddelta;
-    dD += s.dy[t] * s.u[t];
+    dbias_chunk += ddelta;
+    dD_chunk += s.dy[t] * s.u[t];
   }
+  dD.add(dD_chunk), dbias.add(dbias_chunk);
 }
 
 template <class T, class S = arithmetic_t<T>>
 void run_block(const SelectiveScanBackward& p, const Block<S, backward_vectors>& block, int64_t parts) {
   const int64_t b = block.b, n = p.n;
   BackwardScratch<T> s(static_cast<char*>(scratch(BackwardScratch<T>(nullptr, p).bytes)), p);
-  Vec<S> dD[backward_vectors] = {}, dbias[backward_vectors] = {};
+  Sum<S> dD[backward_vectors] = {}, dbias[backward_vectors] = {};
   for (int v = 0; v < block.count; ++v) {
     gather(static_cast<const S*>(p.A), block.at[v], n, s.A + v * n);
     for (int64_t i = v * n; i < (v + 1) * n; ++i) {
       s.A2[i] = s.A[i] * S(1.4426950408889634);
-      s.dA[i] = s.carry[i] = Vec<S>{};
+      s.dA[i] = Sum<S>{}, s.carry[i] = Vec<S>{};
     }
     if (p.dlast) gather(static_cast<const S*>(p.dlast) + b * p.d * n, block.at[v], n, s.carry + v * n);
   }
@@ -97,10 +116,11 @@ void run_block(const SelectiveScanBackward& p, const Block<S, backward_vectors>&
   }
   for (int v = 0; v < block.count; ++v) {
     const Channels& at = block.at[v];
-    scatter(s.dA + v * n, at, n, static_cast<S*>(p.dA_rows) + b * p.d * n);
+    for (int64_t i = 0; i < n; ++i) s.dA_chunk[i] = s.dA[v * n + i].total;
+    scatter(s.dA_chunk, at, n, static_cast<S*>(p.dA_rows) + b * p.d * n);
     if (p.dstate) scatter(s.carry + v * n, at, n, static_cast<S*>(p.dstate) + b * p.d * n);
-    store(static_cast<S*>(p.dD_rows) + b * p.d + at.first, dD[v], at.count);
-    store(static_cast<S*>(p.dbias_rows) + b * p.d + at.first, dbias[v], at.count);
+    store(static_cast<S*>(p.dD_rows) + b * p.d + at.first, dD[v].total, at.count);
+    store(static_cast<S*>(p.dbias_rows) + b * p.d + at.first, dbias[v].total, at.count);
   }
 }
 

@@ -12,6 +12,7 @@ from adder.ops.checks import (
     expect_floating,
     expect_packing,
     parameter_dtypes,
+    refuse_forward_mode,
     sizes_of,
 )
 from adder.ops.dtypes import arithmetic
@@ -99,6 +100,7 @@ def selective_scan(
     A = A.to(number)
     D, delta_bias = (None if each is None else each.to(real) for each in (D, delta_bias))
     differentiable = (u, delta, A, B, C, D, z, delta_bias, state)
+    refuse_forward_mode(NAME, *differentiable)
     save = torch.is_grad_enabled() and any(
         each is not None and each.requires_grad for each in differentiable
     )

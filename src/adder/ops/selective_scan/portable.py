@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adder.ops.associative_scan import associative_scan
-from adder.ops.native import arithmetic
+from adder.ops.dtypes import arithmetic
+from adder.ops.selective_scan.reference import EXACT
 
 CHUNK = 32
 
@@ -57,7 +58,7 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         chunk = _chunk(inputs, at)
         saved.append(h.transpose(1, 2))
         states = _states(chunk, h)
-        h = states[:, -1].clone()
+        h = states[:, -1].clone(memory_format=torch.contiguous_format)
         ys.append(_gated(inputs, at, _output(inputs, chunk, states)).to(u.dtype))
     return torch.cat(ys, dim=1), h, torch.stack(saved, dim=1) if save else A.new_empty(0)
 
@@ -67,10 +68,13 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     u, delta, A, B, C, D, z, delta_bias, softplus, state, _ = inputs
     (b, _, d), n = u.shape, A.shape[1]
     real = delta.new_zeros(0, dtype=arithmetic(u.dtype))
-    du, ddelta, dA = torch.empty_like(u), torch.empty_like(delta), torch.zeros_like(A)
-    dB, dC = torch.zeros_like(B), torch.zeros_like(C)
-    dz = torch.empty_like(z) if z is not None else real.clone()
-    dD, dbias = real.new_zeros(d), real.new_zeros(d)
+    du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)  # contiguous, whatever u is
+    dB, dC = B.new_zeros(B.shape), C.new_zeros(C.shape)
+    dz = z.new_empty(z.shape) if z is not None else real.clone()
+    # Of each chunk: one sum over all of them errs less than a running one.
+    dA: list[Tensor] = []
+    dD: list[Tensor] = []
+    dbias: list[Tensor] = []
     carry = A.new_zeros(b, d, n) if dlast is None else dlast
     for k, at in reversed(list(enumerate(_slices(inputs)))):
         chunk = _chunk(inputs, at)
@@ -101,21 +105,21 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
             ddt = ddt * torch.sigmoid(chunk.raw)
         du[:, at] = (chunk.delta * by_B + (0 if D is None else D * dout)).to(u.dtype)
         ddelta[:, at] = ddt.to(delta.dtype)
-        dA += (exponent * chunk.delta.unsqueeze(-1)).sum((0, 1))
+        dA.append((exponent * chunk.delta.unsqueeze(-1)).sum((0, 1)))
         _add_projection(dB, at, dstates * (chunk.delta * chunk.u).unsqueeze(-1))
         _add_projection(dC, at, seed * states.conj_physical())
-        dD += (dout * chunk.u).sum((0, 1))
-        dbias += ddt.sum((0, 1))
+        dD.append((dout * chunk.u).sum((0, 1)))
+        dbias.append(ddt.sum((0, 1)))
     return [
         du,
         ddelta,
-        dA,
+        torch.stack(dA).sum(0),
         dB,
         dC,
-        dD if D is not None else real.clone(),
+        torch.stack(dD).sum(0) if D is not None else real.clone(),
         dz,
-        dbias if delta_bias is not None else real.clone(),
-        carry.clone() if state is not None else A.new_empty(0),
+        torch.stack(dbias).sum(0) if delta_bias is not None else real.clone(),
+        carry.clone(memory_format=torch.contiguous_format) if state is not None else A.new_empty(0),
     ]
 
 
@@ -129,7 +133,7 @@ def _chunk(inputs: Inputs, at: slice) -> Chunk:
     u, raw = inputs.u[:, at].to(real), inputs.delta[:, at].to(real)
     if inputs.delta_bias is not None:
         raw = raw + inputs.delta_bias
-    delta = F.softplus(raw) if inputs.delta_softplus else raw
+    delta = F.softplus(raw, threshold=EXACT) if inputs.delta_softplus else raw
     decay = torch.exp(delta.unsqueeze(-1) * inputs.A)
     B, C = (_projection(each, at, u.shape[2], inputs.A.dtype) for each in (inputs.B, inputs.C))
     if inputs.seq_idx is None:

@@ -12,6 +12,7 @@ from adder.ops.checks import (
     expect_floating,
     expect_packing,
     parameter_dtypes,
+    refuse_forward_mode,
     sizes_of,
 )
 from adder.ops.dtypes import arithmetic
@@ -75,6 +76,7 @@ def short_convolution(
     expect_packing(name, seq_idx, sizes, x)
     if activation not in (None, "silu"):
         raise ValueError(f'{name}: activation is {activation!r}, expected "silu" or None')
+    refuse_forward_mode(name, x, weight, bias, state)
     working = arithmetic(x.dtype)
     return _short_convolution(
         x,

@@ -36,7 +36,7 @@ def backward(
     dinputs = torch.zeros_like(inputs)
     of_last = (owners[:, length:] == seq_idx[:, -1:]).unsqueeze(-1)
     dinputs[:, length:] = torch.where(of_last, dlast.to(working), 0)
-    dweight = torch.empty_like(weight)
+    dweight = weight.new_empty(weight.shape)
     for j in range(k):
         reached = slice(k - 1 - j, k - 1 - j + length)
         same = (owners[:, reached] == seq_idx).unsqueeze(-1)

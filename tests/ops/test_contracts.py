@@ -1,0 +1,119 @@
+"""What every operator owes PyTorch: to be right under a transform or to refuse it, and outputs as its fake promises."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from inputs import normals, seq_idx_of
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from adder.ops import gated_norm, linear_scan, rms_norm, selective_scan, short_convolution
+
+Call = Callable[[Tensor], Tensor]
+B, L, D, N = 2, 40, 6, 4
+
+
+def calls() -> dict[str, Call]:
+    """Return each operator as a function of its signal (b l d) alone."""
+    a, weight, A, projection = normals(1, (B, L, D), (D,), (D, N), (B, L, N))
+    steps, decays = a.abs(), -A.exp()
+    return {
+        "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
+        "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
+        "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
+        "gated_norm": lambda x: gated_norm(x, a, weight, eps=1e-5),
+        "rms_norm": lambda x: rms_norm(x, weight, eps=1e-5),
+    }
+
+
+@pytest.fixture(params=calls())
+def call(request: pytest.FixtureRequest) -> Call:
+    """One operator after another."""
+    return calls()[request.param]
+
+
+def test_forward_mode_is_refused(call: Call) -> None:
+    """PyTorch drops tangents at an operator without a forward formula: a derivative of zero, and no word."""
+    (x,) = normals(0, (B, L, D))
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(call, (x,), (torch.ones_like(x),))
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match="no forward-mode derivative"),
+    ):
+        call(forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def test_a_second_derivative_is_refused(call: Call) -> None:
+    (x,) = normals(0, (B, L, D))
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(call(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        grad.sum().backward()
+
+
+@pytest.mark.usefixtures("served")
+def test_vmap_is_a_loop(call: Call) -> None:
+    (xs,) = normals(0, (3, B, L, D))
+    torch.testing.assert_close(torch.vmap(call)(xs), torch.stack([call(x) for x in xs]))
+
+
+OPERATORS = torch.ops.adder
+
+
+def permuted(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor whose axes lie in memory in reverse order."""
+    (x,) = normals(seed, shape[::-1])
+    return x.to(dtype).permute(*range(len(shape))[::-1])
+
+
+def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return (operator, arguments) for the forward and the backward pass of each, with and without what is optional."""
+    signal, real = partial(permuted, dtype=dtype), permuted
+    u, v, dy = (signal(i, B, length, D) for i in range(3))
+    A, state, dlast = -real(3, D, N).abs(), real(4, B, D, N), real(5, B, D, N)
+    P, vector, row = signal(6, B, length, 1, N), real(7, D), real(8, B, D)
+    seq_idx = seq_idx_of(B, [length]).t().contiguous().t()
+    passes: list[tuple[Any, tuple[Any, ...]]] = []
+    for full in (True, False):
+
+        def given(*values: Any, full: bool = full) -> tuple[Any, ...]:
+            return values if full else (None,) * len(values)
+
+        inputs = (u, v.abs(), A, P, P, *given(vector, v, vector), True, *given(state, seq_idx))
+        saved = OPERATORS.selective_scan(*inputs, True)[2]
+        passes += [
+            (OPERATORS.selective_scan, (*inputs, True)),
+            (OPERATORS.selective_scan_backward, (*inputs, saved, dy, dlast)),
+        ]
+        start, packing = given(row, seq_idx)
+        h = OPERATORS.linear_scan(u, v, start, full, packing)[0]
+        passes += [
+            (OPERATORS.linear_scan, (u, v, start, full, packing)),
+            (OPERATORS.linear_scan_backward, (u, h, start, full, packing, dy, row)),
+        ]
+        inputs = (u, real(9, D, 4), *given(vector, "silu", signal(10, B, 3, D), seq_idx))
+        passes += [
+            (OPERATORS.short_convolution, inputs),
+            (OPERATORS.short_convolution_backward, (*inputs, dy, signal(11, B, 3, D))),
+        ]
+        inputs = (u, *given(v), vector, 1e-5, D, full)
+        passes += [
+            (OPERATORS.gated_norm, inputs),
+            (OPERATORS.gated_norm_backward, (*inputs, dy)),
+        ]
+    return passes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.usefixtures("served")
+def test_outputs_are_as_their_fakes_promise(dtype: torch.dtype, length: int) -> None:
+    """Shapes, types and strides, whatever the strides of the inputs: compiled code relies on them."""
+    for operator, arguments in both_passes(dtype, length):
+        torch.library.opcheck(
+            operator.default, arguments, test_utils=("test_schema", "test_faketensor")
+        )
