@@ -68,7 +68,7 @@ inline void scatter(const Vec<S>* from, const Channels& at, int64_t n, S* matrix
   }
 }
 
-// Rows of B or C of one group in arithmetic type; float and double are read where they lie when rows are n apart.
+// Rows of B or C of one group, in arithmetic type.
 template <class T>
 inline void load_projection(const Rows& from, int64_t b, int64_t t0, int64_t steps, int64_t group, int64_t n,
                             arithmetic_t<T>* to) {

@@ -1,6 +1,7 @@
 """The selective scan and its adjoint in vectorised PyTorch, chunk by chunk: never (b, l, d, n) at once.
 
-It serves every device without a kernel of ours, and what the kernels leave out: complex A, constant B or C, float16.
+It serves every device without a kernel of ours, and what the kernels leave out: complex A, constant B or C,
+B and C of different groups, float16.
 """
 
 from typing import NamedTuple
