@@ -11,10 +11,8 @@ system hands out new pages for them, that costs more than a memory-bound kernel 
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -28,6 +26,7 @@ from adder.ops.selective_scan import selective_scan
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution import short_convolution
 from adder.ops.short_convolution.reference import short_convolution_reference
+from timing import median_seconds
 
 STATE_SIZE = 16
 
@@ -101,13 +100,7 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
     """Return the median time of a call, after one that does not count."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return median(times)
+    return median_seconds({"call": call}, repeats=repeats)["call"]
 
 
 def read_bandwidth() -> float:

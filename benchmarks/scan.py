@@ -214,7 +214,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:<34}{value:.4g}" if isinstance(value, float) else f"{name:<34}{value}")
+        print(f"{name:<46}{value:.4g}" if isinstance(value, float) else f"{name:<46}{value}")
 
 
 if __name__ == "__main__":

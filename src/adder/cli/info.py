@@ -29,7 +29,7 @@ FEATURES = (
     "sve",
     "bf16",
 )
-# What the C++ kernels leave to portable PyTorch; the tests hold these lines against the operators.
+# What the C++ kernels leave to portable PyTorch: what STORAGE and each operator's cpu.serves turn away.
 LEFT_OUT = {
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",

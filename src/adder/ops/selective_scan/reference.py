@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from adder.ops import dtypes
 from adder.ops.dtypes import arithmetic
 
-EXACT = (
-    50.0  # softplus(x) = x above it, to the last bit of a double; PyTorch's own 20 errs by 1e-10
-)
+# Above it softplus(x) = x to the last bit of a double; PyTorch's own threshold, 20, errs by 1e-10.
+EXACT = 50.0
 
 
 def selective_scan_reference(
