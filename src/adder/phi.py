@@ -1,0 +1,50 @@
+"""phi_1(z) = (e^z - 1) / z and its kin, and their derivatives: exact near zero, where the quotient loses every digit.
+
+    phi_0(z) = e^z        phi_k(z) = (phi_{k-1}(z) - 1 / (k-1)!) / z        phi_k(0) = 1 / k!
+
+A zero-order hold needs phi_1, a first-order hold phi_2, their gradients the derivatives
+(Higham, Functions of Matrices, 2008, section 10.7.4).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Taylor's series inside this radius: 18 terms leave less than 1e-17 there, and outside it the quotients lose
+# less than two digits.
+_RADIUS = 1.0
+_TERMS = 20
+
+
+def phi1(z: Tensor) -> Tensor:
+    """(e^z - 1) / z, real or complex, 1 at zero. Errors stay within a few units in the last place."""
+    return _near_or_far(z, _series(1), lambda far: torch.expm1(far) / far)
+
+
+def phi2(z: Tensor) -> Tensor:
+    """(e^z - 1 - z) / z^2, 1/2 at zero."""
+    return _near_or_far(z, _series(2), lambda far: (torch.expm1(far) - far) / (far * far))
+
+
+def phi1_derivative(z: Tensor) -> Tensor:
+    """d phi_1 / dz = (e^z - phi_1(z)) / z, 1/2 at zero."""
+    coefficients = [k / math.factorial(k + 1) for k in range(1, _TERMS + 1)]
+    return _near_or_far(z, coefficients, lambda far: (far.exp() - torch.expm1(far) / far) / far)
+
+
+def _series(order: int) -> list[float]:
+    return [1 / math.factorial(k + order) for k in range(_TERMS)]
+
+
+def _near_or_far(
+    z: Tensor, coefficients: list[float], formula: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The series where |z| is small, the formula elsewhere; neither sees the other's numbers, nor do gradients."""
+    near = z.abs() < _RADIUS
+    small = torch.where(near, z, 0)
+    total = torch.full_like(small, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * small + coefficient
+    return torch.where(near, total, formula(torch.where(near, 1, z)))
