@@ -10,7 +10,14 @@ from adder.cli import info as command
 from adder.cli.main import main
 from adder.ops import native
 
-OPERATORS = ["linear_scan", "selective_scan", "short_convolution", "gated_norm", "rms_norm"]
+OPERATORS = [
+    "linear_scan",
+    "selective_scan",
+    "short_convolution",
+    "diagonal_kernel",
+    "gated_norm",
+    "rms_norm",
+]
 
 
 def facts(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:

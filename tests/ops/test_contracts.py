@@ -10,7 +10,14 @@ from inputs import normals, seq_idx_of
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from adder.ops import gated_norm, linear_scan, rms_norm, selective_scan, short_convolution
+from adder.ops import (
+    diagonal_kernel,
+    gated_norm,
+    linear_scan,
+    rms_norm,
+    selective_scan,
+    short_convolution,
+)
 
 Call = Callable[[Tensor], Tensor]
 B, L, D, N = 2, 40, 6, 4
@@ -20,12 +27,14 @@ def calls() -> dict[str, Call]:
     """Return each operator as a function of its signal (b l d) alone."""
     a, weight, A, projection = normals(1, (B, L, D), (D,), (D, N), (B, L, N))
     steps, decays = a.abs(), -A.exp()
+    modes = steps[0]
     return {
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
         "gated_norm": lambda x: gated_norm(x, a, weight, eps=1e-5),
         "rms_norm": lambda x: rms_norm(x, weight, eps=1e-5),
+        "diagonal_kernel": lambda x: diagonal_kernel(-modes, modes, x, modes, 9),
     }
 
 

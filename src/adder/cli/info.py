@@ -15,6 +15,7 @@ OPERATORS = {
     "linear_scan": "linear_scan",
     "selective_scan": "selective_scan",
     "short_convolution": "short_convolution",
+    "diagonal_kernel": "diagonal_kernel",
     "gated_norm": "gated_norm",
     "rms_norm": "gated_norm",
 }
@@ -34,6 +35,7 @@ LEFT_OUT = {
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
+    "diagonal_kernel": "nothing",
     "gated_norm": "float16",
 }
 WIDTH = 80

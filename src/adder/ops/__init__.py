@@ -1,5 +1,6 @@
 """Operators: each takes a state in, gives a state out, and has gradients through both."""
 
+from adder.ops.diagonal_kernel import diagonal_kernel as diagonal_kernel
 from adder.ops.gated_norm import gated_norm as gated_norm
 from adder.ops.gated_norm import rms_norm as rms_norm
 from adder.ops.linear_scan import linear_scan as linear_scan
