@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from adder.ops import (
+    diagonal_kernel,
+    dplr_kernel,
     gated_norm,
     linear_scan,
     long_convolution,
@@ -28,6 +30,7 @@ def calls() -> dict[str, Call]:
     a, weight, A, projection = normals(1, (B, L, D), (D,), (D, N), (B, L, N))
     taps, before = normals(2, (2, D, L), (B, N - 1, D))
     steps, decays = a.abs(), -A.exp()
+    modes = steps[0]
     return {
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
@@ -36,6 +39,8 @@ def calls() -> dict[str, Call]:
         "long_convolution state": lambda x: long_convolution(x, A, state=before)[0],
         "gated_norm": lambda x: gated_norm(x, a, weight, eps=1e-5),
         "rms_norm": lambda x: rms_norm(x, weight, eps=1e-5),
+        "diagonal_kernel": lambda x: diagonal_kernel(-modes, modes, x, modes, 9),
+        "dplr_kernel": lambda x: dplr_kernel(-modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9),
     }
 
 

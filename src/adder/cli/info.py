@@ -16,6 +16,7 @@ OPERATORS = {
     "selective_scan": "selective_scan",
     "short_convolution": "short_convolution",
     "long_convolution": "long_convolution",
+    "diagonal_kernel": "diagonal_kernel",
     "dplr_kernel": "dplr_kernel",
     "gated_norm": "gated_norm",
     "rms_norm": "gated_norm",
@@ -37,6 +38,7 @@ LEFT_OUT = {
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
     "long_convolution": "float16",
+    "diagonal_kernel": "nothing",
     "dplr_kernel": "nothing",
     "gated_norm": "float16",
 }

@@ -1,5 +1,6 @@
 """Operators: each takes a state in, gives a state out, and has gradients through both."""
 
+from adder.ops.diagonal_kernel import diagonal_kernel as diagonal_kernel
 from adder.ops.dplr_kernel import dplr_kernel as dplr_kernel
 from adder.ops.gated_norm import gated_norm as gated_norm
 from adder.ops.gated_norm import rms_norm as rms_norm
