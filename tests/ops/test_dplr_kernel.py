@@ -25,15 +25,16 @@ SIZES = [(1, 1, 1, 1, 1), (2, 3, 1, 2, 7), (3, 4, 2, 1, 31), (1, 8, 1, 1, 32), (
 SIZES += [(2, 4, 0, 1, 65), (1, 9, 1, 2, 997)]
 
 
-def draw(
-    h: int, m: int, r: int, c: int, *, dtype: torch.dtype = torch.complex64
-) -> dict[str, Any]:
+def draw(h: int, m: int, r: int, c: int, *, dtype: torch.dtype = torch.complex64) -> dict[str, Any]:
     parts = normals(h + m + r + c, *[(2, h, m)] * 2, (2, r, h, m), (2, c, h, m), (1, h))
     Lambda, B, P, C = (torch.complex(*each) for each in parts[:4])
     Lambda = torch.complex(-Lambda.real.abs() / 2, Lambda.imag * 3 * m)
     given = {"Lambda": Lambda, "P": P / max(m, 1) ** 0.5, "B": B, "C": C}
     real = torch.float64 if dtype == torch.complex128 else torch.float32
-    return {**{name: each.to(dtype) for name, each in given.items()}, "dt": (parts[4][0].abs() / 9).to(real)}
+    return {
+        **{name: each.to(dtype) for name, each in given.items()},
+        "dt": (parts[4][0].abs() / 9).to(real),
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
@@ -53,7 +54,9 @@ def legs(m: int) -> tuple[Tensor, Tensor, Tensor]:
     """HiPPO-LegS of size 2 m by its published entries, as Lambda, P and B of one of each conjugate pair."""
     n = 2 * m
     root = (2 * torch.arange(n, dtype=torch.float64) + 1).sqrt()
-    A = -torch.tril(root.outer(root), -1) - torch.diag(torch.arange(1.0, n + 1, dtype=torch.float64))
+    A = -torch.tril(root.outer(root), -1) - torch.diag(
+        torch.arange(1.0, n + 1, dtype=torch.float64)
+    )
     p = root / 2**0.5
     skew = A + p.outer(p) + torch.eye(n, dtype=torch.float64) / 2
     frequencies, V = torch.linalg.eigh(-1j * skew.to(torch.complex128))
@@ -71,9 +74,10 @@ def test_hippo_against_extended_precision(dtype: torch.dtype) -> None:
     dt = torch.full((1,), 0.01, dtype=Lambda.real.dtype)
     K = dplr_kernel(Lambda, P, B, C, dt, 4096)[0, 0].double()
     places = [0, 1, 2, 63, 64, 1000, 4095]
-    truth = torch.tensor([float(each) for each in _exact(Lambda[0], P[0, 0], B[0], C[0, 0], dt, places)])
+    found = _exact(Lambda[0], P[0, 0], B[0], C[0, 0], dt, places)
+    truth = torch.tensor([float(each) for each in found], dtype=torch.float64)
     error = (K[places] - truth).abs().max() / K.abs().max()
-    assert error < (5e-7 if dtype == torch.complex64 else 1e-13)
+    assert error < (5e-7 if dtype == torch.complex64 else 1e-12)
 
 
 def _exact(
@@ -81,7 +85,9 @@ def _exact(
 ) -> list[Any]:
     """K at these places, by powers of the dense matrix in 40 digits."""
     with mpmath.workdps(40):
-        full = [mpmath.matrix([*each.tolist(), *each.conj().tolist()]) for each in (Lambda, P, B, C)]
+        full = [
+            mpmath.matrix([*each.tolist(), *each.conj().tolist()]) for each in (Lambda, P, B, C)
+        ]
         L, p, b, c = full
         n, half = len(L), mpmath.mpf(dt.item()) / 2
         A = mpmath.diag(list(L)) - p * p.H
@@ -107,16 +113,18 @@ def test_without_low_rank_it_is_the_diagonal_kernel(length: int) -> None:
     diagonal = diagonal_kernel(
         given["Lambda"], given["B"], given["C"], given["dt"], length, method="bilinear"
     )
-    torch.testing.assert_close(dplr_kernel(**given, length=length), diagonal, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(
+        dplr_kernel(**given, length=length), diagonal, rtol=1e-11, atol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("served")
 def test_a_longer_kernel_begins_with_a_shorter_one() -> None:
     """C is the true C: the same parameters serve every length, across changes of the block size."""
     given = draw(2, 6, 1, 1, dtype=torch.complex128)
-    lengths = [1, 9, 255, 1024, 5000]
+    lengths = [1, 9, 255, 1024, 20_000]
     assert len({steps_of(length) for length in lengths}) > 1
-    longest = dplr_kernel(**given, length=5000)
+    longest = dplr_kernel(**given, length=20_000)
     for length in lengths:
         shorter = dplr_kernel(**given, length=length)
         assert (shorter - longest[..., :length]).abs().max() < 1e-12 * longest.abs().max()
@@ -182,7 +190,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"P": torch.ones(1, 2, 4) + 0j}, ValueError, r"P has shape .* \(r, h, m\) = \(1, 2, 3\)"),
     ({"B": torch.ones(2, 3)}, TypeError, "B is torch.float32, expected torch.complex64"),
     ({"C": torch.ones(1, 3, 3) + 0j}, ValueError, r"C has shape \(1, 3, 3\), expected"),
-    ({"C": torch.ones(0, 2, 3) + 0j}, ValueError, "axis c is empty"),
+    ({"C": torch.ones(0, 2, 3) + 0j}, ValueError, "C has shape .* axis c is empty"),
     ({"dt": torch.ones(3)}, ValueError, r"dt has shape \(3,\), expected \(h\) = \(2,\)"),
     ({"dt": torch.ones(2).double()}, TypeError, "dt is torch.float64, expected torch.float32"),
     ({"dt": torch.ones(2, device="meta")}, ValueError, "dt is on meta, expected cpu"),

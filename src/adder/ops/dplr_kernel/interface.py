@@ -78,9 +78,7 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.complex128 else torch.float32
 
 
-def _kernel(
-    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int
-) -> Tensor:
+def _kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
     system = bilinear(Lambda, P, B, C, dt)
     K = portable.forward(system.Abar, system.Bbar, system.c, length, _real(C.dtype))
     return K.contiguous()

@@ -93,7 +93,9 @@ def backward(Abar: Tensor, Bbar: Tensor, c: Tensor, dK: Tensor) -> tuple[Tensor,
         if level >= tables.first:
             kept, added = dY.split([dY.shape[2] - size, size], dim=2)
             dpower = dpower + (Y[:, :, :size].mT @ added).sum(1)
-            dY = torch.cat([kept[:, :, :size] + added @ power.mT.unsqueeze(1), kept[:, :, size:]], 2)
+            dY = torch.cat(
+                [kept[:, :, :size] + added @ power.mT.unsqueeze(1), kept[:, :, size:]], 2
+            )
         else:
             kept, added = dX.split([dX.shape[1] - size, size], dim=1)
             dpower = dpower + added.mT @ X[:, :size]
