@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
+    from adder.theory import NPLR as NPLR
+    from adder.theory import discretize as discretize
+    from adder.theory import hippo as hippo
+    from adder.theory import nplr as nplr
 
 __version__ = "0.1.0"
 
@@ -25,9 +29,13 @@ _HOME = {
     "LanguageModel": "adder.models",
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
+    "NPLR": "adder.theory",
     "SelectiveSSM": "adder.layers",
     "Stream": "adder.generation",
     "UsageError": "adder.errors",
+    "discretize": "adder.theory",
+    "hippo": "adder.theory",
+    "nplr": "adder.theory",
 }
 __all__ = [*_HOME, "ops"]
 
