@@ -45,6 +45,17 @@ def whole(name: str, argument: str, value: Any) -> int:
     return int(value.__index__())
 
 
+def positive(name: str, argument: str, value: Any) -> float:
+    """One finite number above zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"{name}: {argument} is {value!r}, expected a number above 0")
+    return number
+
+
 def step_size(name: str, value: TensorLike) -> Tensor:
     """dt, one number or more, each above zero."""
     dt = exact(name, "dt", value)
@@ -54,12 +65,12 @@ def step_size(name: str, value: TensorLike) -> Tensor:
     return dt
 
 
-def one_step_size(name: str, value: TensorLike) -> float:
-    """dt, a single number above zero."""
+def one_step_size(name: str, value: TensorLike) -> Tensor:
+    """dt, a single number above zero, without axes."""
     dt = step_size(name, value)
     if dt.numel() != 1:
         raise UsageError(f"{name}: dt has shape {shape(dt)}, expected one number")
-    return float(dt)
+    return dt.reshape(())
 
 
 def one_of(name: str, argument: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -66,7 +66,7 @@ def discretize(
         diagonal: whether A is a diagonal; by default, whether it has one axis.
 
     Returns:
-        Abar and Bbar, float64 or complex128, differentiable in A, B and (diagonal) dt.
+        Abar and Bbar, float64 or complex128, differentiable in A, B and dt.
 
     Raises:
         UsageError: a shape, an unknown method, dt not above zero, NaN, a step at which an implicit method has
@@ -95,7 +95,7 @@ def discretize(
     return result
 
 
-def first_order_hold(A: Tensor, B: Tensor, dt: float) -> tuple[Tensor, Tensor, Tensor]:
+def first_order_hold(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Abar, and what x[t-1] and x[t] each add to h[t] while the input runs from one to the other.
 
     Dense A (n, n) and B (n, p): Abar (n, n), Gamma_1 - Gamma_2 (n, p), Gamma_2 (n, p).
@@ -138,12 +138,11 @@ def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, T
     else:
         half = step / 2 if method == "bilinear" else step
         explicit = identity + half * a if method == "bilinear" else identity
-        try:
-            both = torch.linalg.solve(
-                identity - half * a, torch.cat([explicit, step * columns], dim=1)
-            )
-        except torch.linalg.LinAlgError:
-            both = torch.full((n, n + columns.shape[1]), torch.inf)
+        both, singular = torch.linalg.solve_ex(
+            identity - half * a, torch.cat([explicit, step * columns], dim=1)
+        )
+        if bool(singular):
+            both = both * torch.inf
         Abar, Bbar = both[:, :n], both[:, n:]
     return Abar, Bbar.reshape(B.shape)
 

@@ -8,13 +8,13 @@ the functions phi_n, and projects and reconstructs. Each A is normal plus low ra
 
     A = S + c - P^T P,        S skew-symmetric, c a number, P (r, n)
 
-| measure       | the past counts                 | functions                                | c       | r |
-|---------------|---------------------------------|------------------------------------------|---------|---|
-| legs          | as e^-s; or all of it, equally  | Legendre polynomials in e^-s; in s / t   | -1/2    | 1 |
-| legt          | equally, over one window        | Legendre polynomials                     | 0       | 2 |
-| lagt          | as e^-s                         | Laguerre polynomials, times e^(-s/2)     | -beta/2 | 1 |
-| fourier       | equally, over one window        | 1, sqrt(2) cos, sqrt(2) sin              | 0       | 1 |
-| fourier_decay | fading from the window's end on | the same                                 | 0       | 1 |
+    measure         c         r   weight of the past, s ago       phi_n(s)
+    legs            -1/2      1   e^-s                            Legendre in e^-s
+    legt            0         2   1 for s < 1                     Legendre
+    lagt            -beta/2   1   e^(-beta s)                     Laguerre, times e^(-(1 - beta) s / 2)
+    fourier         0         1   1 for s < 1                     1, sqrt(2) cos, sqrt(2) sin
+    fourier_decay   0         1   2/3 for s < 1, then a third     as fourier
+                                  of that, and so on
 """
 
 import math
@@ -25,7 +25,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.theory.checks import one_of, one_step_size, whole
+from adder.theory.checks import one_of, positive, whole
 from adder.theory.normal import conjugate_pairs, with_phase_of
 
 MEASURES = ("legs", "legt", "lagt", "fourier", "fourier_decay")
@@ -59,20 +59,20 @@ def hippo(
         fourier        A = R - 2 f f^T, B = 2 f;  fourier_decay  A = R - f f^T, B = f
                        R rotates the pairs (cos, sin) of frequency 2 pi k;  f = 1, sqrt(2) for each cos, 0 for each sin
 
-    Source: HiPPO, theorems 1 and 2 and appendix D; S4, appendix C.1; How to Train Your HiPPO, sections 4.1 and 4.2.
-    The two steps of HiPPO-LegS differ: with dx/dt = (A x + B u) / t the past is weighed evenly, as `memory.py`
-    does it; as a constant system, here and in S4, by e^-s.
+    Source: HiPPO, theorems 1 and 2 and appendix D; S4, appendix C.1; How to Train Your HiPPO for fourier.
+    HiPPO-LegS proper is dx/dt = (A x + B u) / t, which weighs the whole past evenly: `memory.py` does it. As a
+    constant system, which is S4's use of it, the same A and B weigh the past by e^-s.
 
     Args:
         measure: legs, legt, lagt, fourier (also called fout) or fourier_decay.
-        n: the state size, 1 or more. An even n leaves fourier's constant without a partner: it gets sin(0) = 0, a state
-            that is always zero, and whose eigenvalue is zero. An odd n has no such state.
+        n: the state size, 1 or more. With an even n the constant of fourier has a partner, sin(0): a state that is
+            always zero, with eigenvalue zero. An odd n has no such state.
         window: the unit of time: A and B are divided by it. legt and fourier remember this long; legs and lagt
             fade by 1/e in it. state-spaces/s4 has 2 for legt and fourier.
         beta: for lagt, how the Laguerre functions are tilted: 0, as in S4, or 1, as in theorem 1 of HiPPO.
 
     Raises:
-        UsageError: an unknown measure, a size below 1, a window not above 0, a beta where there is none.
+        UsageError: an unknown measure, a size below 1, a window not above 0, a beta not above -1 or not of lagt.
 
     Example:
         >>> A, B = hippo("legs", 2)
@@ -88,9 +88,12 @@ def hippo_parts(
 ) -> Parts:
     """The matrices of a measure with the P and the shift that make A + P^T P - shift skew-symmetric."""
     measure = one_of(name, "measure", ALIASES.get(measure, measure), MEASURES)
-    n, unit = whole(name, "n", n), one_step_size(f"{name}, window as", window)
+    n = whole(name, "n", n)
+    unit = positive(name, "window", window)
     if beta is not None and measure != "lagt":
         raise UsageError(f"{name}: beta is given, but only lagt has one, not {measure}")
+    if beta is not None and not -1 < beta < math.inf:
+        raise UsageError(f"{name}: beta is {beta!r}, expected more than -1: A would not be stable")
     if measure == "legs":
         parts = _legs(n)
     elif measure == "legt":
@@ -150,18 +153,18 @@ def diagonal(
         quad  -1/2 + i (2k+1)^2 / pi                           real  -(k+1)
         rand  -1/2 + i e^g, g normal
 
-    for k = 0 ... n/2 - 1. B is 1, but for legs. On the parameterization and initialization of diagonal state space models
-    (S4D, arXiv:2206.11893), section 4 and its code.
+    for k = 0 ... n/2 - 1. B is 1, but for legs. Source: S4D (arXiv:2206.11893), section 4, and its authors' code, where
+    rand, real and quad are found.
 
-    Im Lambda is positive here; where it is negative (state-spaces/s4's `s4.py`; its `s4d.py` has +) the kernel is the same
-    with conjugate C.
+    Im Lambda >= 0 here. Where it is negative (in state-spaces/s4 it is so in `s4.py`, and positive in `s4d.py`) the
+    kernel is the same with conjugate B and C.
 
     Args:
         init: one of the seven.
         n: the state size, even.
-        B: for legs. "theory" is V^* B / 2: without its low-rank part HiPPO-LegS keeps its meaning, as n grows, when B is
-            halved (S4D, theorem 3). "clipped" is what state-spaces/s4 has: V^* B, the first component of every eigenvector
-            real and positive, Im B cut to [-2, 2].
+        B: for legs. "theory" is V^* B / 2: the normal part alone has the basis functions of HiPPO-LegS, as n grows,
+            when B is halved (S4D, theorem 3). "clipped" is what state-spaces/s4 starts from: V^* B with the
+            first component of every eigenvector real, Im B cut to [-2, 2]; here that component is positive.
         generator: for rand, where g is drawn from; None means PyTorch's own.
 
     Raises:
