@@ -16,18 +16,30 @@ if TYPE_CHECKING:
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
+    from adder.theory import NPLR as NPLR
+    from adder.theory import DiscreteStateSpace as DiscreteStateSpace
+    from adder.theory import StateSpace as StateSpace
+    from adder.theory import discretize as discretize
+    from adder.theory import hippo as hippo
+    from adder.theory import nplr as nplr
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdderError": "adder.errors",
     "DamagedFile": "adder.errors",
+    "DiscreteStateSpace": "adder.theory",
     "LanguageModel": "adder.models",
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
+    "NPLR": "adder.theory",
     "SelectiveSSM": "adder.layers",
+    "StateSpace": "adder.theory",
     "Stream": "adder.generation",
     "UsageError": "adder.errors",
+    "discretize": "adder.theory",
+    "hippo": "adder.theory",
+    "nplr": "adder.theory",
 }
 __all__ = [*_HOME, "ops"]
 
