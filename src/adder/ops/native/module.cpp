@@ -39,6 +39,7 @@ Isa current_isa() { return chosen; }
 
 void bind_gated_norm(nb::module_&);
 void bind_linear_scan(nb::module_&);
+void bind_long_convolution(nb::module_&);
 void bind_selective_scan(nb::module_&);
 void bind_short_convolution(nb::module_&);
 
@@ -50,6 +51,7 @@ NB_MODULE(_native, m) {
   m.def("use_isa", &adder::use_isa, nanobind::arg("name"), "Use another instruction set: for tests and benchmarks.");
   adder::bind_gated_norm(m);
   adder::bind_linear_scan(m);
+  adder::bind_long_convolution(m);
   adder::bind_selective_scan(m);
   adder::bind_short_convolution(m);
 }
