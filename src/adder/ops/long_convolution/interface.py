@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from adder.ops import native
 from adder.ops.checks import (
     expect,
     expect_floating,
@@ -14,7 +15,7 @@ from adder.ops.checks import (
     sizes_of,
 )
 from adder.ops.dtypes import arithmetic
-from adder.ops.long_convolution import portable
+from adder.ops.long_convolution import cpu, portable
 
 
 @overload
@@ -147,3 +148,18 @@ def _backward(ctx, dy):  # type: ignore[no-untyped-def]
 
 
 _long_convolution.register_autograd(_backward, setup_context=_setup_context)
+
+
+if (_native := native.module()) is not None:
+
+    @_long_convolution.register_kernel("cpu")
+    def _(u, K, state):  # type: ignore[no-untyped-def]
+        if cpu.serves(u.dtype):
+            return cpu.forward(_native, u, K, state)
+        return _convolution(u, K, state)
+
+    @_long_convolution_backward.register_kernel("cpu")
+    def _(u, K, state, dy):  # type: ignore[no-untyped-def]
+        if cpu.serves(u.dtype):
+            return cpu.backward(_native, u, K, state, dy)
+        return _adjoint(u, K, state, dy)

@@ -40,6 +40,7 @@ Isa current_isa() { return chosen; }
 void bind_dplr_kernel(nb::module_&);
 void bind_gated_norm(nb::module_&);
 void bind_linear_scan(nb::module_&);
+void bind_long_convolution(nb::module_&);
 void bind_selective_scan(nb::module_&);
 void bind_short_convolution(nb::module_&);
 
@@ -52,6 +53,7 @@ NB_MODULE(_native, m) {
   adder::bind_dplr_kernel(m);
   adder::bind_gated_norm(m);
   adder::bind_linear_scan(m);
+  adder::bind_long_convolution(m);
   adder::bind_selective_scan(m);
   adder::bind_short_convolution(m);
 }
