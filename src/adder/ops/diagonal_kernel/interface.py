@@ -1,11 +1,14 @@
 """The public kernel of a diagonal model, and the PyTorch operators under it."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from adder.ops import native
 from adder.ops.checks import expect, refuse_forward_mode, sizes_of
-from adder.ops.diagonal_kernel import coefficients, portable
+from adder.ops.diagonal_kernel import coefficients, cpu, portable
 
 NAME = "diagonal_kernel"
 REAL, COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
@@ -124,3 +127,14 @@ def _backward(ctx, dK):  # type: ignore[no-untyped-def]
 
 
 _diagonal_kernel.register_autograd(_backward, setup_context=_setup_context)
+
+if (_native := native.module()) is not None:
+    _forward, _moments = partial(cpu.forward, _native), partial(cpu.moments, _native)
+
+    @_diagonal_kernel.register_kernel("cpu")
+    def _(A, B, C, dt, length, method):  # type: ignore[no-untyped-def]
+        return coefficients.kernel(_forward, A, B, C, dt, length, method)
+
+    @_diagonal_kernel_backward.register_kernel("cpu")
+    def _(A, B, C, dt, length, method, dK):  # type: ignore[no-untyped-def]
+        return coefficients.gradients(_moments, A, B, C, dt, length, method, dK)
