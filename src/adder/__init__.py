@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from adder.errors import DamagedFile as DamagedFile
     from adder.errors import UsageError as UsageError
     from adder.generation.stream import Stream as Stream
+    from adder.layers import S4 as S4
+    from adder.layers import S4D as S4D
     from adder.layers import Mamba as Mamba
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
@@ -33,6 +35,8 @@ _HOME = {
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
     "NPLR": "adder.theory",
+    "S4": "adder.layers",
+    "S4D": "adder.layers",
     "SelectiveSSM": "adder.layers",
     "StateSpace": "adder.theory",
     "Stream": "adder.generation",

@@ -113,9 +113,13 @@ class LinearSSM(nn.Module, ABC):
         super().__init__()
         self.name = type(self).__name__
         copies = channels if n_ssm is None else n_ssm
-        self._require(min(channels, state_size, channels_out, copies) >= 1, "sizes must be at least 1")
+        self._require(
+            min(channels, state_size, channels_out, copies) >= 1, "sizes must be at least 1"
+        )
         self._require(channels % copies == 0, f"n_ssm {n_ssm} does not divide channels {channels}")
-        self._require(0 < dt_min <= dt_max, f"expected 0 < dt_min <= dt_max, got {dt_min}, {dt_max}")
+        self._require(
+            0 < dt_min <= dt_max, f"expected 0 < dt_min <= dt_max, got {dt_min}, {dt_max}"
+        )
         self._require(l_max is None or l_max >= 1, f"l_max {l_max} must be at least 1")
         self._require(0 <= drop_kernel < 1, f"drop_kernel {drop_kernel} must be in [0, 1)")
         for name, kind in (("dt_transform", dt_transform), ("real_transform", real_transform)):
@@ -126,7 +130,9 @@ class LinearSSM(nn.Module, ABC):
         self.copies, self.deterministic, self.swap_channels = copies, deterministic, swap_channels
         self.dt_transform, self.dt_fast, self.real_transform = dt_transform, dt_fast, real_transform
         self.drop_kernel = nn.Dropout(drop_kernel) if drop_kernel else None
-        self._rates = dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(("dt", "A", "P", "B"), lr)
+        self._rates = (
+            dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(("dt", "A", "P", "B"), lr)
+        )
         if unknown := sorted(self._rates.keys() - {"dt", "A", "P", "B", "C"}):
             self._require(False, f"lr has the key {unknown[0]}, expected dt, A, P, B or C")
         self.learning_rates: dict[str, float] = {}
@@ -222,7 +228,9 @@ class LinearSSM(nn.Module, ABC):
         of each. A bidirectional layer has none and refuses.
         """
         if self.bidirectional:
-            raise UsageError(f"{self.name}: a bidirectional layer reads its whole input at once and has no state")
+            raise UsageError(
+                f"{self.name}: a bidirectional layer reads its whole input at once and has no state"
+            )
         if self.l_max is not None:
             return self.D.new_zeros(batch_size, self.l_max - 1, self.channels)
         return self.D.new_zeros(batch_size, self.channels, self.state_size, dtype=torch.float64)
@@ -241,10 +249,14 @@ class LinearSSM(nn.Module, ABC):
             y, state = self._recur(u, state, rate)
         else:
             y, state = self._convolve(u, state, rate)
-        y = y.unflatten(-1, (self.channels_out, self.channels)) + self.D.to(u.dtype) * u.unsqueeze(2)
+        y = y.unflatten(-1, (self.channels_out, self.channels)) + self.D.to(u.dtype) * u.unsqueeze(
+            2
+        )
         return (y.mT if self.swap_channels else y).flatten(2), state
 
-    def _convolve(self, u: Tensor, state: Tensor | None, rate: float) -> tuple[Tensor, Tensor | None]:
+    def _convolve(
+        self, u: Tensor, state: Tensor | None, rate: float
+    ) -> tuple[Tensor, Tensor | None]:
         most = u.shape[1] if self.l_max is None else max(1, round(self.l_max / rate))
         K = self.kernel(most if state is not None else min(most, u.shape[1]), rate)
         if self.drop_kernel is not None:
@@ -252,7 +264,9 @@ class LinearSSM(nn.Module, ABC):
         past, future = K[: self.channels_out], K[self.channels_out :]
         if state is not None:
             if most != self.l_max:
-                raise UsageError(f"{self.name}: a state of {self.l_max} taps serves rate 1 only, got {rate}")
+                raise UsageError(
+                    f"{self.name}: a state of {self.l_max} taps serves rate 1 only, got {rate}"
+                )
             return long_convolution(u, past, state=state)  # type: ignore[no-any-return]
         y = long_convolution(u, past)
         if self.bidirectional:
@@ -271,10 +285,14 @@ class LinearSSM(nn.Module, ABC):
         rest, state = self._run_blocks(u[:, whole:], state, length - whole, rate)
         return torch.cat([y, rest], dim=1), state
 
-    def _run_blocks(self, u: Tensor, state: Tensor, steps: int, rate: float) -> tuple[Tensor, Tensor]:
+    def _run_blocks(
+        self, u: Tensor, state: Tensor, steps: int, rate: float
+    ) -> tuple[Tensor, Tensor]:
         tables = self._tables(steps, rate)
         blocks = u.unflatten(1, (-1, steps))  # (b k t h)
-        own = long_convolution(blocks.flatten(0, 1), self.kernel(steps, rate)).unflatten(0, blocks.shape[:2])
+        own = long_convolution(blocks.flatten(0, 1), self.kernel(steps, rate)).unflatten(
+            0, blocks.shape[:2]
+        )
         before = []
         for written in torch.einsum("bkth,htn->kbhn", blocks.double(), tables.writein):
             before.append(state)
@@ -288,13 +306,19 @@ class LinearSSM(nn.Module, ABC):
                 f"{self.name}: u has shape {tuple(u.shape)}, expected (batch, length, {self.channels})"
             )
         if seq_idx is not None:
-            raise UsageError(f"{self.name}: seq_idx is not served: a convolution cannot start anew in the middle")
+            raise UsageError(
+                f"{self.name}: seq_idx is not served: a convolution cannot start anew in the middle"
+            )
         self._require(rate > 0, f"rate is {rate}, expected a positive number")
         if state is None:
             return
         expected = self.initial_state(u.shape[0])
         if not isinstance(state, Tensor) or state.shape != expected.shape:
             held = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
-            raise UsageError(f"{self.name}: state has shape {held}, expected {tuple(expected.shape)}")
+            raise UsageError(
+                f"{self.name}: state has shape {held}, expected {tuple(expected.shape)}"
+            )
         if self.drop_kernel is not None and self.training:
-            raise UsageError(f"{self.name}: drop_kernel in training has no recurrence: call eval(), or give no state")
+            raise UsageError(
+                f"{self.name}: drop_kernel in training has no recurrence: call eval(), or give no state"
+            )

@@ -14,9 +14,12 @@ from adder.layers.linear_ssm import LinearSSM, Options, Tables
 from adder.ops import dplr_kernel
 from adder.ops.dplr_kernel.discrete import bilinear, pair, unpair
 from adder.ops.dplr_kernel.portable import krylov
-from adder.theory.dplr import nplr
+from adder.theory.dplr import diagonal_plus_low_rank, nplr
 
-STEPS_ONE_BY_ONE = 16  # shorter inputs take single steps of O(n r), longer ones dense powers of Abar
+SEVERAL = {"hippo": ("legs", "fourier"), "all": ("legs", "fourier", "dplr-inv", "dplr-lin")}
+STEPS_ONE_BY_ONE = (
+    16  # shorter inputs take single steps of O(n r), longer ones dense powers of Abar
+)
 
 
 class S4(LinearSSM):
@@ -29,8 +32,9 @@ class S4(LinearSSM):
 
     Args:
         channels, state_size: h and n, as in `LinearSSM`.
-        measure: the HiPPO measure of A at the start: "legs", "legt", "lagt", "fourier" (see `adder.hippo`), or a
-            sequence of names, which the n_ssm copies take in turn.
+        measure: A at the start: a HiPPO measure such as "legs", "legt", "lagt", "fourier" (see `adder.hippo`); "dplr-"
+            and one of S4D's diagonals, with a random P; a sequence of names, which the n_ssm copies take in turn;
+            "hippo" for legs and fourier, "all" for those, dplr-inv and dplr-lin.
         rank: r, of P; None for the least that the measure allows, at least 1.
         options: those of `LinearSSM`: channels_out, bidirectional, n_ssm, dt_min, dt_max, lr, l_max, and so on.
 
@@ -54,17 +58,21 @@ class S4(LinearSSM):
         **options: Unpack[Options],
     ):
         if state_size % 2:
-            raise UsageError(f"S4: state_size {state_size} is odd, expected pairs: give an even one")
+            raise UsageError(
+                f"S4: state_size {state_size} is odd, expected pairs: give an even one"
+            )
         super().__init__(channels, state_size, **options)
-        self._require(self.dt.ndim == 1, "dt_tie=False is not served: one step size for each channel")
-        names = (measure,) if isinstance(measure, str) else measure
-        found = [nplr(name, state_size, rank) for name in names]
-        widest = max(len(each.P) for each in found)
-        systems = [nplr(names[i % len(names)], state_size, widest) for i in range(self.copies)]
-        self._register_system(
-            torch.stack([each.Lambda for each in systems]), torch.stack([each.B for each in systems])
+        self._require(
+            self.dt.ndim == 1, "dt_tie=False is not served: one step size for each channel"
         )
-        self._register("P", torch.stack([each.P for each in systems], dim=1), "P")
+        names = SEVERAL.get(measure, (measure,)) if isinstance(measure, str) else measure
+        least = [len(_start(name, state_size, rank)[1]) for name in names]
+        systems = [
+            _start(names[i % len(names)], state_size, max(least)) for i in range(self.copies)
+        ]
+        Lambda, P, B = zip(*systems, strict=True)
+        self._register_system(torch.stack(Lambda), torch.stack(B))
+        self._register("P", torch.stack(P, dim=1), "P")
 
     def _system(self, rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Lambda (h m), P (r h m), B (h m), C (c h m), dt (h)."""
@@ -97,12 +105,18 @@ class S4(LinearSSM):
         Lambda, P, B, C = (each.to(torch.complex128) for each in self._system(rate)[:4])
         half = self.step_sizes(rate).double().unsqueeze(-1) / 2
         rho = 1 / (1 - half * Lambda)
-        small = torch.eye(len(P)) + 2 * half.unsqueeze(-1) * torch.einsum("rhm,hm,shm->hrs", P.conj(), rho, P).real
-        correction = torch.linalg.solve(small.mT, (rho * P.conj()).movedim(0, 1), left=True)
+        right = (rho * P.conj()).movedim(0, 1)  # (h r m)
+        small = 2 * half.unsqueeze(-1) * torch.einsum("hrm,shm->hrs", right, P).real
+        small = small + torch.eye(len(P), dtype=small.dtype, device=small.device)
+        correction = torch.linalg.solve(small.to(right.dtype), right).movedim(1, 0)
         x, outputs = unpair(state), []
         for now in u.double().unbind(1):
-            x = x + half * (Lambda * x - 2 * self._low_rank(P, P.conj(), x)) + 2 * half * B * now.unsqueeze(-1)
-            x = rho * x - 2 * half * self._low_rank(rho * P, correction.movedim(1, 0), x)
+            x = (
+                x
+                + half * (Lambda * x - 2 * self._low_rank(P, P.conj(), x))
+                + 2 * half * B * now.unsqueeze(-1)
+            )
+            x = rho * x - 2 * half * self._low_rank(rho * P, correction, x)
             outputs.append(2 * torch.einsum("chm,bhm->bch", C, x).real)
         return torch.stack(outputs, dim=1).flatten(2).to(u.dtype), pair(x)
 
@@ -110,3 +124,10 @@ class S4(LinearSSM):
     def _low_rank(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
         """sum_r left_r Re(right_r . x): (r h m), (r h m), (b h m) to (b h m)."""
         return torch.einsum("rhm,brh->bhm", left, torch.einsum("rhm,bhm->brh", right, x).real + 0j)
+
+
+def _start(name: str, n: int, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Lambda (m), P (r m) and B (m) of a measure, or of "dplr-" and a diagonal."""
+    if name.startswith("dplr-"):
+        return diagonal_plus_low_rank(name.removeprefix("dplr-"), n, 1 if rank is None else rank)
+    return nplr(name, n, rank)[:3]

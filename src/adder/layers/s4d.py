@@ -12,6 +12,7 @@ from adder.ops import diagonal_kernel
 from adder.phi import phi1
 from adder.theory.hippo import diagonal
 
+SEVERAL = {"diag": ("inv", "lin")}
 METHODS = ("zoh", "bilinear", "dss")
 
 
@@ -23,7 +24,7 @@ class S4D(LinearSSM):
     Args:
         channels, state_size: h and n, as in `LinearSSM`.
         init: A at the start: "legs", "inv", "lin", "inv2", "quad", "rand", "real" (see `adder.theory.hippo.diagonal`),
-            or a sequence of names, which the n_ssm copies take in turn.
+            a sequence of names, which the n_ssm copies take in turn, or "diag" for inv and lin.
         method: "zoh", "bilinear", or "dss", whose kernel is normalised over its length and so has no recurrence.
         real: A, B and C are real and state_size is their number: exponential moving averages.
         options: those of `LinearSSM`: channels_out, bidirectional, n_ssm, dt_min, dt_max, lr, l_max, and so on.
@@ -50,14 +51,21 @@ class S4D(LinearSSM):
     ):
         self.complex_state = not real
         if not real and state_size % 2:
-            raise UsageError(f"S4D: state_size {state_size} is odd, expected pairs: give an even one, or real=True")
+            raise UsageError(
+                f"S4D: state_size {state_size} is odd, expected pairs: give an even one, or real=True"
+            )
         super().__init__(channels, state_size, **options)
         self._require(method in METHODS, f"method {method!r} is not one of {', '.join(METHODS)}")
         self._require(method != "dss" or self.l_max is None, "method 'dss' has no l_max")
         self.method = method
-        self._require(self.bandlimit is None or not real, "bandlimit needs complex eigenvalues: real=False")
-        names = (init,) if isinstance(init, str) else init
-        systems = [diagonal(names[i % len(names)], 2 * self.modes) for i in range(self.copies)]
+        self._require(
+            self.bandlimit is None or not real, "bandlimit needs complex eigenvalues: real=False"
+        )
+        names = SEVERAL.get(init, (init,)) if isinstance(init, str) else init
+        systems = [
+            diagonal(names[i % len(names)].removeprefix("diag-"), 2 * self.modes)
+            for i in range(self.copies)
+        ]
         Lambda, B = (torch.stack(each) for each in zip(*systems, strict=True))
         self._register_system(Lambda.real if real else Lambda, B.real if real else B)
 
@@ -87,7 +95,9 @@ class S4D(LinearSSM):
             Abar, Bbar = (1 + z / 2) / (1 - z / 2), dt * B / (1 - z / 2)
         else:
             Abar, Bbar = z.exp(), dt * phi1(z) * B
-        powers = torch.ones_like(Abar).unsqueeze(1)  # (h t m), by doubling, so that a decay of zero is exact
+        powers = torch.ones_like(Abar).unsqueeze(
+            1
+        )  # (h t m), by doubling, so that a decay of zero is exact
         more = Abar.unsqueeze(1)
         while powers.shape[1] <= steps:
             powers = torch.cat([powers, powers * more], dim=1)
