@@ -114,6 +114,13 @@ def first_order_hold(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, 
     return E[:, :n] + torch.eye(n).to(E), whole - rising, rising
 
 
+def _hold(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """e^(dt A) and dt phi_1(dt A) B."""
+    n, p = B.shape
+    E = matrix_expm1(torch.cat([torch.cat([A, B], dim=1) * dt, A.new_zeros(p, n + p)]))
+    return E[:n, :n] + torch.eye(n).to(E), E[:n, n:]
+
+
 def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, Tensor]:
     n = A.shape[-1]
     if A.ndim != 2 or A.shape[0] != n:
@@ -126,13 +133,10 @@ def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, T
     dtype = torch.promote_types(A.dtype, B.dtype)
     a, columns = A.to(dtype), (B[:, None] if B.ndim == 1 else B).to(dtype)
     identity = torch.eye(n, dtype=dtype, device=A.device)
-    if method == "zoh":
-        zero = a.new_zeros(columns.shape[1], n + columns.shape[1])
-        E = matrix_expm1(torch.cat([torch.cat([a, columns], dim=1) * step, zero]))
-        Abar, Bbar = E[:n, :n] + identity, E[:n, n:]
-    elif method == "foh":
-        Abar, falling, rising = first_order_hold(a, columns, step)
-        Bbar = falling + Abar @ rising
+    if method in ("zoh", "foh"):
+        Abar, Bbar = _hold(a, columns, step)
+        if method == "foh":  # a triangle is a box held by a box
+            Bbar = _hold(a, Bbar / step, step)[1]
     elif method == "euler":
         Abar, Bbar = identity + step * a, step * columns
     else:

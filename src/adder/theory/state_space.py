@@ -217,8 +217,8 @@ class DiscreteStateSpace(LinearSystem):
         h[t] = 0.5 h[t-1] + 0.5 x[t]
         y[t] = h[t]
         >>> y, state = mean.recurrence([1.0, 0.0, 0.0])
-        >>> y.tolist(), mean.kernel(3).tolist(), mean.convolution([1.0, 0.0, 0.0]).tolist()
-        ([0.5, 0.25, 0.125], [0.5, 0.25, 0.125], [0.5, 0.25, 0.125])
+        >>> y.tolist(), mean.kernel(3).tolist(), state.tolist()
+        ([0.5, 0.25, 0.125], [0.5, 0.25, 0.125], [0.125])
     """
 
     dt: float
