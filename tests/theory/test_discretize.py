@@ -195,6 +195,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.refuses
 @pytest.mark.parametrize(("args", "options", "message"), REFUSED)
 def test_refuses(args: tuple, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=f"discretize: .*{message}"):

@@ -215,6 +215,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.refuses
 @pytest.mark.parametrize(("call", "message"), REFUSED)
 def test_refuses(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=message):

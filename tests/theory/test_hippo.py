@@ -167,14 +167,14 @@ def test_half_of_B_answers_as_legs_does() -> None:
     A, B = hippo("legs", 4)
     expected = torch.stack([adder.discretize(A, B, now)[1] for now in t])
     errors = []
-    for n in (16, 64, 256):
+    for n in (8, 32, 128):
         Lambda, half = diagonal("legs", n)
         V = adder.nplr("legs", n).V[:4]
         response = 2 * (torch.expm1(t[:, None] * Lambda) / Lambda * half @ V.mT).real
         errors.append(apart(response, expected))
     assert errors[1] < errors[0] / 4
     assert errors[2] < errors[1] / 4
-    assert errors[2] < 2e-3
+    assert errors[2] < 3e-3
 
 
 def test_clipped_B_is_what_state_spaces_starts_from() -> None:
@@ -222,6 +222,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.refuses
 @pytest.mark.parametrize(("call", "message"), REFUSED)
 def test_refuses(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=message):

@@ -118,14 +118,14 @@ def test_lagt_with_beta_0_keeps_a_pulse() -> None:
         memory = remember(pulse, "lagt", n, dt=dt, window=0.2)
         errors.append(float((memory.remembered - pulse).abs().max()))
     assert errors == sorted(errors, reverse=True)
-    assert errors[2] < 1e-3
+    assert errors[2] < 0.01
 
 
 def test_lagt_with_beta_1_keeps_the_recent_past() -> None:
     dt = 0.01
     t = (torch.arange(1000, dtype=torch.float64) + 0.5) * dt
     errors = []
-    for n in (2, 4, 8):
+    for n in (4, 8, 16):
         memory = remember(smooth(t), "lagt", n, dt=dt, window=0.2, beta=1.0)
         difference = (memory.remembered - memory.signal).square()
         errors.append(float((difference * memory.weight * dt).sum().sqrt()))
@@ -179,6 +179,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.refuses
 @pytest.mark.parametrize(("call", "message"), REFUSED)
 def test_refuses(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=message):

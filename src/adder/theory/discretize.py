@@ -37,13 +37,13 @@ _NAME = "discretize"
 
 
 def discretize(
-    A: Inexact[Tensor, "*a"],
-    B: Inexact[Tensor, "*b"],
+    A: Inexact[Tensor, "... n"],
+    B: Inexact[Tensor, "..."],
     dt: float | Tensor,
     method: str = "zoh",
     *,
     diagonal: bool | None = None,
-) -> tuple[Inexact[Tensor, "*a"], Inexact[Tensor, "*b"]]:
+) -> tuple[Inexact[Tensor, "... n"], Inexact[Tensor, "..."]]:
     r"""Turn dx/dt = A x + B u into h[t] = Abar h[t-1] + Bbar x[t].
 
         zoh             Abar = e^(dt A)                        Bbar = dt phi_1(dt A) B

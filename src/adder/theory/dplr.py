@@ -186,7 +186,7 @@ def dplr_generating_function(
 
     Example:
         >>> Lambda, P, B, V = nplr("legs", 4)
-        >>> dplr_generating_function(Lambda, P, B, torch.ones(2), 0.1, 16).shape
+        >>> dplr_generating_function(Lambda, P, B, C=B.conj(), dt=0.1, length=16).shape
         torch.Size([9])
     """
     name = "dplr_generating_function"
@@ -210,7 +210,7 @@ def dplr_generating_function(
     pb = torch.einsum("rn,fn,n->fr", p.conj(), R, b)
     pp = torch.einsum("rn,fn,sn->frs", p.conj(), R, p)
     identity = torch.eye(len(P), dtype=pp.dtype, device=pp.device)
-    inner = torch.linalg.solve(identity + g[:, None, None] * pp, pb)
+    inner = torch.linalg.solve(identity + g[:, None, None] * pp, pb[..., None])[..., 0]
     values = dt * (cb - g * torch.einsum("...fr,fr->...f", cp, inner))
     if not bool(meets.any()):
         return values

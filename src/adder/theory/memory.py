@@ -123,7 +123,7 @@ def reconstruct(
 
     Example:
         >>> ramp = project(torch.arange(1000.0), "legs", 3)[-1]
-        >>> reconstruct(ramp, "legs", [0.5, 500.5], elapsed=1000).round(decimals=3).tolist()
+        >>> reconstruct(ramp, "legs", [0.5, 500.5], elapsed=1000.0).round(decimals=3).tolist()
         [999.0, 499.0]
     """
     x = exact("reconstruct", "state", state)
