@@ -142,7 +142,17 @@ def test_foh_is_exact_for_inputs_in_straight_lines() -> None:
         return torch.stack(result)
 
     assert apart(states(fine, dt / cut)[cut - 1 :: cut], states(u, dt)) < 1e-13
-    # and its Bbar is all that one triangle leaves in the state
+    # The two-term recurrence is one step ahead, without the triangle that has only risen.
+    (Abar, Bbar), (_, _, rising) = (
+        discretize(A, B, dt, "foh"),
+        first_order_hold(A, B, torch.tensor(dt)),
+    )
+    ahead, seen = torch.zeros(3, 1, dtype=torch.float64), []
+    for now in u[1:]:
+        seen.append(ahead + rising * now)
+        ahead = Abar @ ahead + Bbar * now
+    assert apart(torch.stack(seen), states(u, dt)) < 1e-13
+    # And its Bbar is all that one triangle leaves in the state.
     triangle = torch.tensor([0.0, 1, 0], dtype=torch.float64)
     left = states(triangle, dt)[-1, :, 0]
     assert apart(discretize(A, B[:, 0], dt, "foh")[1], left) < 1e-14

@@ -123,6 +123,15 @@ def test_a_windowed_response_is_nearly_the_basis(measure: str) -> None:
     assert differences[1] < 0.06
 
 
+def test_fourier_decay_hears_each_window_at_a_third() -> None:
+    """What leaves the window comes in again, at a third: 2/3, 2/9, 2/27 in the state of the constant."""
+    A, B = hippo("fourier_decay", 129)
+    s = torch.arange(4.0).to(torch.float64)
+    held = torch.stack([adder.discretize(A, B, end)[1][0] for end in s[1:]])
+    shares = torch.diff(held, prepend=torch.zeros(1))
+    assert apart(shares, 2 / 3.0 ** s[1:]) < 0.01
+
+
 def test_the_window_is_the_unit_of_time() -> None:
     A, B = hippo("legt", 6, window=2.0)
     assert torch.equal(A, hippo("legt", 6)[0] / 2)
@@ -207,6 +216,7 @@ def test_mixtures_name_what_exists() -> None:
 
 REFUSED = [
     (lambda: hippo("legz", 4), "hippo: measure is 'legz', expected one of legs, legt, lagt"),
+    (lambda: hippo(["legs"], 4), "hippo: measure is .*'legs'.*, expected one of"),
     (lambda: hippo("legs", 0), "hippo: n is 0, expected a whole number, 1 or more"),
     (lambda: hippo("legs", 2.5), "hippo: n is 2.5, expected a whole number"),
     (lambda: hippo("legt", 4, window=0), "hippo: window is 0, expected a number above 0"),

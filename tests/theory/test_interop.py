@@ -117,6 +117,8 @@ def test_control_transfer_functions() -> None:
     sampled = DiscreteStateSpace.from_control(control.tf([1.0], [1.0, 0.5], True))
     assert sampled.dt == 1
     assert sampled.impulse(4).tolist() == [0, 1, -0.5, 0.25]
+    gain = StateSpace.from_control(control.tf([2.0], [1.0]))
+    assert gain.simulate([1.0, 2.0], 0.1).tolist() == [2, 4]
 
 
 CONTINUOUS = scipy.signal.StateSpace([[-1.0]], [[1.0]], [[1.0]], [[0.0]])
@@ -159,5 +161,9 @@ def test_a_missing_library_is_one_clear_line(method: str, monkeypatch: pytest.Mo
         raise ImportError(name)
 
     monkeypatch.setattr("adder.theory.interop.import_module", missing)
-    with pytest.raises(UsageError, match=r"not installed: pip install (control|scipy|matplotlib)"):
+    with pytest.raises(
+        UsageError, match=r"not installed: pip install '(control|scipy|adder-ssm\[plot\])'"
+    ):
         getattr(stable(2, 1, 1), method)()
+    with pytest.raises(UsageError, match="DiscreteStateSpace.* not installed"):
+        getattr(stable(2, 1, 1).discretize(0.1), method)()

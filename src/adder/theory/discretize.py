@@ -4,7 +4,7 @@ Step t lasts from time t dt to (t + 1) dt, and h[t] is the state at its end. A m
 does during the step, or how the step is approximated:
 
     zoh             u = x[t] all through the step: exact for inputs that are constant between samples
-    foh             u runs in a straight line: exact for inputs that are linear between samples
+    foh             u runs straight from x[t-1] to x[t]: exact for inputs that are linear between samples
     bilinear        the trapezoidal rule with u = x[t], as in S4
     euler           the slope at the start of the step
     backward_euler  the slope at its end
@@ -18,9 +18,9 @@ Each sample is a triangle that rises for one step and falls for one. `discretize
 
     Bbar = Gamma_1 - Gamma_2 + Abar Gamma_2 = dt phi_1(A dt)^2 B
 
-all that the triangle of one sample leaves in the state when it has ended; scipy.signal.cont2discrete gives the
-same Abar and Bbar. The state at the sample itself, where the triangle is at its height, is
-Abar h[t-1] + Gamma_2 x[t], with h of the triangles that have ended: `StateSpace.discretize` takes care of it.
+all that the triangle of one sample leaves in the state when it has ended, one step after the sample;
+scipy.signal.cont2discrete gives the same Abar and Bbar. So with s[t] = Abar s[t-1] + Bbar x[t] the state at
+sample t, where the triangle is at its height, is h[t] = s[t-1] + Gamma_2 x[t]: `StateSpace.discretize` sees to it.
 """
 
 import torch

@@ -83,11 +83,16 @@ def hippo(
     return parts.A, parts.B
 
 
+def whole_name(measure: str) -> str:
+    """The name of a measure that may have been given by its other name."""
+    return ALIASES.get(measure, measure) if isinstance(measure, str) else measure
+
+
 def hippo_parts(
     name: str, measure: str, n: int, *, window: float = 1.0, beta: float | None = None
 ) -> Parts:
     """The matrices of a measure with the P and the shift that make A + P^T P - shift skew-symmetric."""
-    measure = one_of(name, "measure", ALIASES.get(measure, measure), MEASURES)
+    measure = one_of(name, "measure", whole_name(measure), MEASURES)
     n = whole(name, "n", n)
     unit = positive(name, "window", window)
     if beta is not None and measure != "lagt":

@@ -27,7 +27,7 @@ from adder.errors import UsageError
 from adder.theory.checks import TensorLike, exact, one_of, positive, whole
 from adder.theory.discretize import discretize
 from adder.theory.exponential import matrix_expm1
-from adder.theory.hippo import ALIASES, fourier_functions, hippo
+from adder.theory.hippo import fourier_functions, hippo, whole_name
 
 REMEMBERED = ("legs", "legt", "lagt", "fourier")
 _BLOCK = 1 << 22
@@ -205,8 +205,8 @@ def remember(
 ) -> Memory:
     """Read a signal, keep n numbers, and draw the signal from them: the data of a figure that shows what is kept.
 
-    With legs and a window the recent past comes out sharp and the distant past as its mean; without one all of it comes
-    out equally coarse; legt and fourier know nothing before the window, and there `remembered` is NaN.
+    With legs and a window the recent past comes out sharp and the distant past is lost; without one all of it comes
+    out equally sharp. legt and fourier know nothing before the window: there `remembered` is NaN.
     Samples are drawn at the middles of their steps. Arguments as in `project`.
 
     Example:
@@ -224,7 +224,7 @@ def remember(
     ago = dt * (length - 0.5 - torch.arange(length, dtype=signal.dtype))
     elapsed = length * dt if window is None else None
     known = torch.ones_like(ago, dtype=torch.bool)
-    if window is not None and ALIASES.get(measure, measure) in ("legt", "fourier"):
+    if window is not None and whole_name(measure) in ("legt", "fourier"):
         known = ago <= window
     drawn = torch.full_like(signal, torch.nan)
     drawn[known] = reconstruct(
@@ -235,7 +235,7 @@ def remember(
 
 
 def _measure(name: str, measure: str, window: float | None, elapsed: float | None = 1.0) -> str:
-    measure = one_of(name, "measure", ALIASES.get(measure, measure), REMEMBERED)
+    measure = one_of(name, "measure", whole_name(measure), REMEMBERED)
     if window is None and measure != "legs":
         raise UsageError(f"{name}: {measure} needs a window, the time that it looks back")
     if window is None and elapsed is None:
