@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
+    from adder.models import SequenceClassifier as SequenceClassifier
+    from adder.models import SequenceClassifierConfig as SequenceClassifierConfig
 
 __version__ = "0.1.0"
 
@@ -26,6 +28,8 @@ _HOME = {
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
     "SelectiveSSM": "adder.layers",
+    "SequenceClassifier": "adder.models",
+    "SequenceClassifierConfig": "adder.models",
     "Stream": "adder.generation",
     "UsageError": "adder.errors",
 }
