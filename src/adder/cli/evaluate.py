@@ -32,17 +32,16 @@ def evaluate(
 ) -> None:
     """Print bits per byte and perplexity over a whole text, read as one stream."""
     from adder.data.text import read_source, split_by_position
-    from adder.training.config import TrainingConfig
     from adder.training.device import choose_device
     from adder.training.evaluation import evaluate_text
     from adder.training.run_folder import open_run
-    from adder.training.session import read_run_source
+    from adder.training.text import read_run_source
 
     target = choose_device(device)
     opened = open_run(run, checkpoint)
     if source is None:
         own = read_run_source(opened)
-        fraction = TrainingConfig.from_dict(opened.checkpoint.settings).validation
+        fraction = opened.training.validation
         name, text = f"the validation part of {own.name}", split_by_position(own.text, fraction)[1]
         if not text:
             raise UsageError(f"{run} was trained on its whole text: give a SOURCE to evaluate on")

@@ -1,6 +1,5 @@
 """`adder train`: a text in, a run folder out."""
 
-import dataclasses
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -183,9 +182,8 @@ def _opening(session: "Session") -> str:
     start = f"resuming {session.path} at step {session.step}" if session.step else "training"
     return (
         f"{start}: {config.model.parameter_count():,} parameters on {config.source['name']} "
-        f"({config.source['size_in_bytes']:,} bytes, {session.vocabulary.size} "
-        f"{session.vocabulary.kind}), {training.precision} on {session.learner.device}, "
-        f"{training.steps} steps of {training.rows} x {training.length} tokens; in {session.path}"
+        f"({session.task.summary()}), {training.precision} on {session.learner.device}, "
+        f"{training.steps} steps of {session.task.step_summary()}; in {session.path}"
     )
 
 
@@ -195,7 +193,7 @@ def _report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
     path = shell_word(session.path)
     resume = f"adder train --resume {path}"
     if as_json:
-        values = {"run": str(session.path), **dataclasses.asdict(outcome)}
+        values = {"run": str(session.path), **outcome.to_dict()}
         values["steps"] = session.training.steps
         values["parameters"] = session.config.model.parameter_count()
         values["precision"] = session.training.precision
@@ -213,10 +211,11 @@ def _report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
 
 def _loss(outcome: "Outcome") -> str:
     text = f"loss {outcome.loss:.4f}"
-    if outcome.validation_loss is not None:
+    figures = outcome.figures
+    if "validation_bits_per_byte" in figures:
         text += (
-            f", validation loss {outcome.validation_loss:.4f} nats per token, "
-            f"{outcome.validation_bits_per_byte:.4f} bits per byte "
-            f"over {outcome.tokens_evaluated:,} tokens"
+            f", validation loss {figures['validation_loss']:.4f} nats per token, "
+            f"{figures['validation_bits_per_byte']:.4f} bits per byte "
+            f"over {figures['tokens_evaluated']:,} tokens"
         )
     return text

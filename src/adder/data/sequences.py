@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,19 @@ class LabelledBatch:
     inputs: Tensor
     lengths: Tensor | None
     labels: Tensor
+    starts: ClassVar[bool] = True  # no row continues one of another step
+
+    def parts(self, count: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+        """(inputs, labels), with lengths behind them where there are any, of equal shares of the rows."""
+        rows = len(self.labels) // count
+        return [self._part(slice(n * rows, (n + 1) * rows), device) for n in range(count)]
+
+    def _part(self, rows: slice, device: torch.device) -> tuple[Tensor, ...]:
+        inputs, labels = self.inputs[rows], self.labels[rows].to(device)
+        if self.lengths is None:
+            return inputs.to(device), labels
+        lengths = self.lengths[rows]
+        return inputs[:, : int(lengths.max())].to(device), labels, lengths.to(device)
 
 
 @dataclass(frozen=True)
