@@ -14,10 +14,13 @@ from adder.models.checked import (
     check_positive,
 )
 
-_S4_BLOCK = {"d_state": 64, "n_ssm": 1, "channels_out": 1, "activation": "gelu", "glu": True}
+_S4_BLOCK = {
+    **{"d_state": 64, "n_ssm": None, "channels_out": 1, "l_max": None, "bandlimit": None},
+    **{"ssm_learning_rate": 1e-3, "activation": "gelu", "glu": True},
+}
 # What each layer can be told beside the settings that all of them have, and its defaults.
 LAYER_SETTINGS: dict[str, dict[str, Any]] = {
-    "s4": {**_S4_BLOCK, "measure": "legs", "rank": None, "l_max": None},
+    "s4": {**_S4_BLOCK, "measure": "legs", "rank": None},
     "s4d": {**_S4_BLOCK, "init": "legs", "method": "zoh"},
     "mamba": {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto"},
 }
@@ -44,7 +47,9 @@ class SequenceClassifierConfig(ModelConfig):
             holds; otherwise it is norm(x + mixer(x)).
         pooling: what the decoder reads: the "mean" over all steps, or the "last" one.
         bidirectional: every layer reads the sequence from both ends; there is no state then.
-        d_state, n_ssm, channels_out, measure, rank, l_max, init, method: see `adder.S4` and `adder.S4D`.
+        d_state, n_ssm, channels_out, measure, rank, l_max, bandlimit, init, method: see `adder.S4`
+            and `adder.S4D`. n_ssm None is one for each channel.
+        ssm_learning_rate: of A, B and the step sizes of S4 and S4D, whatever that of the rest is.
         activation, glu: see `adder.layers.S4Block`.
         d_conv, expand, dt_rank: see `adder.Mamba`.
     """
@@ -74,6 +79,8 @@ class SequenceClassifierConfig(ModelConfig):
     d_state: int | None = None
     n_ssm: int | None = None
     channels_out: int | None = None
+    ssm_learning_rate: float | None = None
+    bandlimit: float | None = None
     activation: str | None = None
     glu: bool | None = None
     measure: str | None = None
@@ -154,6 +161,8 @@ class SequenceClassifierConfig(ModelConfig):
                 continue
             if name in whole:
                 check_count(name, value)
+            elif name in ("ssm_learning_rate", "bandlimit"):
+                check_positive(name, value)
             elif name == "glu":
                 check_flag(name, value)
             elif not isinstance(value, str):
@@ -165,7 +174,7 @@ class SequenceClassifierConfig(ModelConfig):
                 f"config: d_state is {self.d_state}, expected an even number: "
                 f"{self.layer} keeps one of each conjugate pair"
             )
-        if self.n_ssm is None or self.d_model % self.n_ssm:
+        if self.n_ssm is not None and self.d_model % self.n_ssm:
             raise UsageError(
                 f"config: n_ssm is {self.n_ssm}, expected a divisor of d_model {self.d_model}"
             )
