@@ -12,6 +12,9 @@ from adder.data.sequences import Indices, LabelledBatch, Sequences
 from adder.layers.state import map_state
 from adder.models.classifier import SequenceClassifier
 
+_NUMBERS_AT_ONCE = 2**24
+_MOST_ROWS = 256
+
 
 @dataclass(frozen=True)
 class ClassEvaluation:
@@ -91,6 +94,11 @@ def compare_views(
             difference = max(difference, float((one - other).abs().max()))
             largest = max(largest, float(one.abs().max()))
     return Comparison(whole, parts, differ, difference, largest)
+
+
+def rows_at_once(model: SequenceClassifier, length: int) -> int:
+    """Sequences of a length that an evaluation may read side by side in modest memory."""
+    return max(1, min(_MOST_ROWS, _NUMBERS_AT_ONCE // (length * model.config.d_model)))
 
 
 def class_logits(
