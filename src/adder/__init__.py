@@ -12,26 +12,42 @@ if TYPE_CHECKING:
     from adder.errors import DamagedFile as DamagedFile
     from adder.errors import UsageError as UsageError
     from adder.generation.stream import Stream as Stream
+    from adder.layers import S4 as S4
+    from adder.layers import S4D as S4D
     from adder.layers import Mamba as Mamba
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
     from adder.models import SequenceClassifier as SequenceClassifier
     from adder.models import SequenceClassifierConfig as SequenceClassifierConfig
+    from adder.theory import NPLR as NPLR
+    from adder.theory import DiscreteStateSpace as DiscreteStateSpace
+    from adder.theory import StateSpace as StateSpace
+    from adder.theory import discretize as discretize
+    from adder.theory import hippo as hippo
+    from adder.theory import nplr as nplr
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AdderError": "adder.errors",
     "DamagedFile": "adder.errors",
+    "DiscreteStateSpace": "adder.theory",
     "LanguageModel": "adder.models",
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
+    "NPLR": "adder.theory",
+    "S4": "adder.layers",
+    "S4D": "adder.layers",
     "SelectiveSSM": "adder.layers",
     "SequenceClassifier": "adder.models",
     "SequenceClassifierConfig": "adder.models",
+    "StateSpace": "adder.theory",
     "Stream": "adder.generation",
     "UsageError": "adder.errors",
+    "discretize": "adder.theory",
+    "hippo": "adder.theory",
+    "nplr": "adder.theory",
 }
 __all__ = [*_HOME, "ops"]
 

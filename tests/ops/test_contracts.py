@@ -10,7 +10,16 @@ from inputs import normals, seq_idx_of
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from adder.ops import gated_norm, linear_scan, rms_norm, selective_scan, short_convolution
+from adder.ops import (
+    diagonal_kernel,
+    dplr_kernel,
+    gated_norm,
+    linear_scan,
+    long_convolution,
+    rms_norm,
+    selective_scan,
+    short_convolution,
+)
 
 Call = Callable[[Tensor], Tensor]
 B, L, D, N = 2, 40, 6, 4
@@ -19,13 +28,19 @@ B, L, D, N = 2, 40, 6, 4
 def calls() -> dict[str, Call]:
     """Return each operator as a function of its signal (b l d) alone."""
     a, weight, A, projection = normals(1, (B, L, D), (D,), (D, N), (B, L, N))
+    taps, before = normals(2, (2, D, L), (B, N - 1, D))
     steps, decays = a.abs(), -A.exp()
+    modes = steps[0]
     return {
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
+        "long_convolution": lambda x: long_convolution(x, taps),
+        "long_convolution state": lambda x: long_convolution(x, A, state=before)[0],
         "gated_norm": lambda x: gated_norm(x, a, weight, eps=1e-5),
         "rms_norm": lambda x: rms_norm(x, weight, eps=1e-5),
+        "diagonal_kernel": lambda x: diagonal_kernel(-modes, modes, x, modes, 9),
+        "dplr_kernel": lambda x: dplr_kernel(-modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9),
     }
 
 
@@ -99,6 +114,12 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
         passes += [
             (OPERATORS.short_convolution, inputs),
             (OPERATORS.short_convolution_backward, (*inputs, dy, signal(11, B, 3, D))),
+        ]
+        kernels, (start,) = real(12, 2, D, 50), given(signal(13, B, 49, D))
+        grad = signal(14, B, length, 2 * D)
+        passes += [
+            (OPERATORS.long_convolution, (u, kernels, start)),
+            (OPERATORS.long_convolution_backward, (u, kernels, start, grad)),
         ]
         inputs = (u, *given(v), vector, 1e-5, D, full)
         passes += [

@@ -15,6 +15,9 @@ OPERATORS = {
     "linear_scan": "linear_scan",
     "selective_scan": "selective_scan",
     "short_convolution": "short_convolution",
+    "long_convolution": "long_convolution",
+    "diagonal_kernel": "diagonal_kernel",
+    "dplr_kernel": "dplr_kernel",
     "gated_norm": "gated_norm",
     "rms_norm": "gated_norm",
 }
@@ -34,6 +37,9 @@ LEFT_OUT = {
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
+    "long_convolution": "float16",
+    "diagonal_kernel": "nothing",
+    "dplr_kernel": "nothing",
     "gated_norm": "float16",
 }
 WIDTH = 80

@@ -54,6 +54,9 @@ inline void multiply(Left<S> left, int64_t rows, int64_t inner, const S* right, 
                      int64_t to_row, bool add = false) {
   constexpr std::integral_constant<int, lanes<S>> whole{};
   int64_t c = 0;
+  if (rows == 1)  // many columns at once, since each sum waits for the one before it
+    for (; c + 8 * lanes<S> <= columns; c += 8 * lanes<S>)
+      multiply_tile<S, 1, 8>(left, inner, right + c, right_row, to + c, to_row, add, whole);
   for (; c + 2 * lanes<S> <= columns; c += 2 * lanes<S>)
     multiply_strip<S, 2>(left, rows, inner, right + c, right_row, to + c, to_row, add, whole);
   for (; c < columns; c += lanes<S>) {

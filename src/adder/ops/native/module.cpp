@@ -37,8 +37,11 @@ void use_isa(const std::string& name) {
 
 Isa current_isa() { return chosen; }
 
+void bind_diagonal_kernel(nb::module_&);
+void bind_dplr_kernel(nb::module_&);
 void bind_gated_norm(nb::module_&);
 void bind_linear_scan(nb::module_&);
+void bind_long_convolution(nb::module_&);
 void bind_selective_scan(nb::module_&);
 void bind_short_convolution(nb::module_&);
 
@@ -48,8 +51,11 @@ NB_MODULE(_native, m) {
   m.doc() = "adder's C++ kernels. They know nothing of PyTorch: adder.ops hands them addresses and strides.";
   m.def("isa", [] { return adder::names[static_cast<int>(adder::chosen)]; }, "The instruction set in use.");
   m.def("use_isa", &adder::use_isa, nanobind::arg("name"), "Use another instruction set: for tests and benchmarks.");
+  adder::bind_diagonal_kernel(m);
+  adder::bind_dplr_kernel(m);
   adder::bind_gated_norm(m);
   adder::bind_linear_scan(m);
+  adder::bind_long_convolution(m);
   adder::bind_selective_scan(m);
   adder::bind_short_convolution(m);
 }

@@ -1,0 +1,107 @@
+"""What stands around a linear state space layer in a network: a nonlinearity and a mixture of channels.
+
+S4 (arXiv:2111.00396), section 3.4: each channel is a system of its own, so a position-wise map mixes them.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adder.errors import UsageError
+from adder.layers.linear_ssm import LinearSSM
+
+ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
+
+
+class S4Block(nn.Module):
+    """y, state = block(u, state): (b, l, d_model) to the same, around an S4 or S4D layer.
+
+        y = GLU(W dropout(act(layer(u))))            with gate: the product of this and act(W_gate u)
+
+    Args:
+        layer: an S4 or S4D.
+        d_model: the width outside; None for layer.channels. Where they differ, a linear map (the bottleneck) leads in.
+        activation: "gelu", "silu", "relu" or "none".
+        dropout: behind the activation; tie_dropout drops a channel for all steps of a sequence at once.
+        glu: the last map has two halves, one the gate of the other (Dauphin et al. 2017, arXiv:1612.08083).
+        gate: multiply by an activation of the input, as in a gated attention unit.
+
+    The state is the layer's own.
+
+    Example:
+        >>> from adder.layers import S4D
+        >>> block = S4Block(S4D(4, 8), d_model=6, dropout=0.1)
+        >>> block(torch.randn(2, 10, 6))[0].shape
+        torch.Size([2, 10, 6])
+    """
+
+    def __init__(
+        self,
+        layer: LinearSSM,
+        d_model: int | None = None,
+        *,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        tie_dropout: bool = False,
+        glu: bool = True,
+        gate: bool = False,
+    ):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UsageError(
+                f"S4Block: activation {activation!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
+        if not 0 <= dropout < 1:
+            raise UsageError(f"S4Block: dropout {dropout} must be in [0, 1)")
+        width = layer.channels if d_model is None else d_model
+        if width < 1:
+            raise UsageError(f"S4Block: d_model {width} must be at least 1")
+        self.layer, self.activation, self.glu, self.d_model = layer, activation, glu, width
+        self.dropout, self.tie_dropout = dropout, tie_dropout
+        self.input_linear = None if width == layer.channels else nn.Linear(width, layer.channels)
+        self.output_linear = nn.Linear(
+            layer.channels * layer.channels_out, width * (2 if glu else 1)
+        )
+        self.gate = nn.Linear(width, width) if gate else None
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The layer's: see `LinearSSM.initial_state`."""
+        return self.layer.initial_state(batch_size)
+
+    def forward(
+        self,
+        u: Float[Tensor, "b l d"],
+        state: Tensor | None = None,
+        *,
+        lengths: Int[Tensor, " b"] | None = None,
+        rate: float = 1.0,
+    ) -> tuple[Float[Tensor, "b l d"], Tensor | None]:
+        """Run the block. Steps from `lengths` on are padding: they read as zeros, so a bidirectional layer is exact.
+
+        Not with a state: where padding has come in, what the state holds is no longer the end of the sequence.
+        """
+        if u.ndim != 3 or u.shape[-1] != self.d_model:
+            raise UsageError(
+                f"S4Block: u has shape {tuple(u.shape)}, expected (batch, length, {self.d_model})"
+            )
+        if lengths is not None and state is not None:
+            raise UsageError(
+                "S4Block: lengths and a state cannot be given together: cut the padding off"
+            )
+        x = u if self.input_linear is None else self.input_linear(u)
+        if lengths is not None:
+            steps = torch.arange(u.shape[1], device=u.device)
+            x = x.masked_fill((steps >= lengths.unsqueeze(1)).unsqueeze(-1), 0)
+        y, state = self.layer(x, state, rate=rate)
+        y = self.output_linear(self._drop(ACTIVATIONS[self.activation](y)))
+        if self.glu:
+            y = F.glu(y, dim=-1)
+        if self.gate is not None:
+            y = y * ACTIVATIONS[self.activation](self.gate(u))
+        return y, state
+
+    def _drop(self, y: Tensor) -> Tensor:
+        if not self.tie_dropout:
+            return F.dropout(y, self.dropout, self.training)
+        return y * F.dropout(torch.ones_like(y[:, :1]), self.dropout, self.training)

@@ -1,0 +1,144 @@
+"""The public S4 kernel, and the PyTorch operator under it."""
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from adder.ops import native
+from adder.ops.checks import expect, refuse_forward_mode, sizes_of
+from adder.ops.dplr_kernel import cpu, portable
+from adder.ops.dplr_kernel.discrete import bilinear, bilinear_adjoint
+
+NAME = "dplr_kernel"
+
+
+def dplr_kernel(
+    Lambda: Complex[Tensor, "h m"],
+    P: Complex[Tensor, "r h m"],
+    B: Complex[Tensor, "h m"],
+    C: Complex[Tensor, "c h m"],
+    dt: Float[Tensor, " h"],
+    length: int,
+) -> Float[Tensor, "c h l"]:
+    r"""Return the convolution kernel of state space models whose A is diagonal plus low rank: S4's.
+
+        A = Lambda - sum_r P_r P_r*          with the conjugate half of every complex number beside it
+        Abar = (I - dt/2 A)^-1 (I + dt/2 A)  Bbar = (I - dt/2 A)^-1 dt B        the bilinear transform
+        K[l] = C Abar^l Bbar                 l = 0 .. length - 1
+
+    S4 (Gu, Goel & Re 2021, arXiv:2111.00396), section 3. C is the C of the recurrence itself, not the paper's
+    C (I - Abar^L): the same parameters give the kernel of any length.
+
+    Axes: `h` systems, `m` eigenvalues, one of each conjugate pair (state size n = 2 m), `r` rank, `c` outputs of
+    each system.
+
+    Args:
+        Lambda: eigenvalues of the normal part, real parts at most 0 for a stable model.
+        P: the low-rank part; r = 0 makes A diagonal.
+        B, C: input and output projections: y = 2 Re(C h).
+        dt: the step size, positive.
+        length: how many steps of the kernel, at least 1.
+
+    Returns:
+        K, real, float32 for complex64 parameters and float64 for complex128. It carries gradients to every argument.
+
+    Raises:
+        ValueError: a shape or device disagrees, an axis is empty, or the length is below 1.
+        TypeError: a type disagrees; the messages name the argument.
+
+    Numbers: everything of size (h, n, n) is float64; float32 kernels round at the end, and their product sums n terms.
+    Cost: about 2 n l multiply-adds for each output of a system, and n^3 log2(sqrt(l)) to build the tables.
+
+    Example:
+        >>> Lambda, B = torch.full((1, 1), -0.5 + 3.0j), torch.ones(1, 1, dtype=torch.complex64)
+        >>> dplr_kernel(Lambda, torch.zeros(1, 1, 1) + 0j, B, B.unsqueeze(0), torch.full((1,), 0.1), 4).shape
+        torch.Size([1, 1, 4])
+    """
+    sizes = sizes_of(NAME, "Lambda", Lambda, "h m")
+    if not Lambda.is_complex():
+        raise TypeError(
+            f"{NAME}: Lambda is {Lambda.dtype}, expected complex64 or complex128, one of each conjugate pair"
+        )
+    sizes["c"] = sizes_of(NAME, "C", C, "c h m")["c"]
+    if P.ndim != 3:
+        raise ValueError(f"{NAME}: P has shape {tuple(P.shape)}, expected 3 axes (r, h, m)")
+    sizes["r"] = P.shape[0]
+    for name, each, axes in (("P", P, "r h m"), ("B", B, "h m"), ("C", C, "c h m")):
+        expect(NAME, name, each, axes, sizes, Lambda, (Lambda.dtype,))
+    real = torch.float64 if Lambda.dtype == torch.complex128 else torch.float32
+    expect(NAME, "dt", dt, "h", sizes, Lambda, (real,))
+    if length < 1:
+        raise ValueError(f"{NAME}: length is {length}, expected at least 1")
+    refuse_forward_mode(NAME, Lambda, P, B, C, dt)
+    arguments = (each.resolve_conj().resolve_neg() for each in (Lambda, P, B, C))
+    return _dplr_kernel(*arguments, dt, length)
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.complex128 else torch.float32
+
+
+def _kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
+    system = bilinear(Lambda, P, B, C, dt)
+    K = portable.forward(system.Abar, system.Bbar, system.c, length, _real(C.dtype))
+    return K.contiguous()
+
+
+def _adjoint(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, dK: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    system = bilinear(Lambda, P, B, C, dt)
+    found = portable.backward(system.Abar, system.Bbar, system.c, dK)
+    return _gradients(Lambda, P, B, dt, system.G, *found)
+
+
+def _gradients(
+    Lambda: Tensor, P: Tensor, B: Tensor, dt: Tensor, G: Tensor, *found: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *gradients, ddt = bilinear_adjoint(Lambda, P, B, dt, G, *found)
+    dLambda, dP, dB, dC = (each.to(Lambda.dtype).contiguous() for each in gradients)
+    return dLambda, dP, dB, dC, ddt.to(dt.dtype)
+
+
+_dplr_kernel = torch.library.custom_op("adder::dplr_kernel", _kernel, mutates_args=())
+_dplr_kernel_backward = torch.library.custom_op(
+    "adder::dplr_kernel_backward", _adjoint, mutates_args=()
+)
+
+
+@_dplr_kernel.register_fake
+def _(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
+    return C.new_empty(C.shape[0], C.shape[1], length, dtype=_real(C.dtype))
+
+
+@_dplr_kernel_backward.register_fake
+def _(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, dK: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dLambda, dP, dB, dC, ddt = (each.new_empty(each.shape) for each in (Lambda, P, B, C, dt))
+    return dLambda, dP, dB, dC, ddt
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[:5])
+
+
+def _backward(ctx, dK):  # type: ignore[no-untyped-def]
+    return *_dplr_kernel_backward(*ctx.saved_tensors, dK), None
+
+
+_dplr_kernel.register_autograd(_backward, setup_context=_setup_context)
+
+
+if (_native := native.module()) is not None:
+
+    @_dplr_kernel.register_kernel("cpu")
+    def _(Lambda, P, B, C, dt, length):  # type: ignore[no-untyped-def]
+        system = bilinear(Lambda, P, B, C, dt)
+        return cpu.forward(_native, system.Abar, system.Bbar, system.c, length, _real(C.dtype))
+
+    @_dplr_kernel_backward.register_kernel("cpu")
+    def _(Lambda, P, B, C, dt, dK):  # type: ignore[no-untyped-def]
+        system = bilinear(Lambda, P, B, C, dt)
+        found = cpu.backward(_native, system.Abar, system.Bbar, system.c, dK)
+        return _gradients(Lambda, P, B, dt, system.G, *found)

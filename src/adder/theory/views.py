@@ -1,0 +1,111 @@
+"""The views of one discrete system: recurrence, kernel, convolution, transfer function. Slow, exact, readable.
+
+    h[t] = A h[t-1] + B x[t]        y[t] = C h[t] + D x[t]
+
+A (n, n), B (n, p), C (q, n), D (q, p) in float64, with n states, p inputs and q outputs. All views are one map:
+
+    recurrence      step by step
+    kernel          K[l] = C A^l B, so that y = K * x + D x
+    convolution     by FFT
+    transfer        H(z) = sum_l K[l] z^-l + D = C (1 - A / z)^-1 B + D
+    spectrum        the same sum cut off after L terms, at the L-th roots of unity: what S4 computes
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from adder.errors import UsageError
+
+# Largest number of matrix entries that one batched solution may hold.
+_BLOCK = 1 << 22
+
+
+def recurrence(
+    A: Float[Tensor, "n n"],
+    B: Float[Tensor, "n p"],
+    C: Float[Tensor, "q n"],
+    D: Float[Tensor, "q p"],
+    x: Float[Tensor, "*b l p"],
+    state: Float[Tensor, "*b n"],
+) -> tuple[Float[Tensor, "*b l q"], Float[Tensor, "*b n"]]:
+    """y and the last state, one step after the other."""
+    driven = x @ B.mT
+    h, states = state, []
+    for t in range(x.shape[-2]):
+        h = h @ A.mT + driven[..., t, :]
+        states.append(h)
+    return torch.stack(states, dim=-2) @ C.mT + x @ D.mT, h
+
+
+def kernel(
+    A: Float[Tensor, "n n"], B: Float[Tensor, "n p"], C: Float[Tensor, "q n"], length: int
+) -> Float[Tensor, "q p l"]:
+    """K[l] = C A^l B for l < length, by powers of the dense matrix."""
+    column, columns = B, [B]
+    for _ in range(length - 1):
+        column = A @ column
+        columns.append(column)
+    return torch.einsum("qn,lnp->qpl", C, torch.stack(columns))
+
+
+def convolution(
+    K: Float[Tensor, "q p l"], D: Float[Tensor, "q p"], x: Float[Tensor, "*b l p"]
+) -> Float[Tensor, "*b l q"]:
+    """y = K * x + D x by FFT, padded to 2 l so that nothing wraps around."""
+    length = x.shape[-2]
+    size = 2 * length
+    spectrum = torch.einsum(
+        "qpf,...fp->...fq", torch.fft.rfft(K, size), torch.fft.rfft(x, size, -2)
+    )
+    return torch.fft.irfft(spectrum, size, -2)[..., :length, :] + x @ D.mT
+
+
+def resolvent(
+    A: Float[Tensor, "n n"],
+    B: Float[Tensor, "n p"],
+    C: Float[Tensor, "q n"],
+    s: Complex[Tensor, " f"],
+) -> Complex[Tensor, "f q p"]:
+    """C (s - A)^-1 B at each s; refused where s is an eigenvalue of A."""
+    a, b, c = (x.to(torch.complex128) for x in (A, B, C))
+    n = a.shape[0]
+    identity = torch.eye(n, dtype=a.dtype, device=a.device)
+    rows = []
+    for part in s.split(max(1, _BLOCK // (n * n))):
+        solved, singular = torch.linalg.solve_ex(part[:, None, None] * identity - a, b)
+        if bool(singular.any()):
+            pole = complex(part[singular != 0][0])
+            raise UsageError(
+                f"transfer: the system has a pole at {pole:.6g}, one of the points asked for"
+            )
+        rows.append(c @ solved)
+    return torch.cat(rows)
+
+
+def roots_of_unity(length: int) -> Complex[Tensor, " f"]:
+    """w[k] = e^(-2 pi i k / length) for k = 0 ... length // 2, the nodes of `rfft`; -i and -1 exactly."""
+    k = torch.arange(length // 2 + 1, dtype=torch.float64)
+    w = torch.polar(torch.ones_like(k), -2 * math.pi * k / length)
+    if length % 2 == 0:
+        w[length // 2] = -1
+    if length % 4 == 0:
+        w[length // 4] = torch.tensor(-1j)
+    return w
+
+
+def spectrum(
+    A: Float[Tensor, "n n"], B: Float[Tensor, "n p"], C: Float[Tensor, "q n"], length: int
+) -> Complex[Tensor, "f q p"]:
+    r"""rfft of the kernel's first `length` values, without the kernel.
+
+        sum_{l < L} C A^l B w^l = C (1 - A^L) (1 - w A)^-1 B        where w^L = 1
+
+    S4 (arXiv:2111.00396), section 3.2. With C in the place of C~ = C (1 - A^L) it would be the whole infinite kernel,
+    folded onto itself: wrong by what has not decayed after L steps.
+    """
+    cut = C - C @ torch.linalg.matrix_power(A, length)
+    w = roots_of_unity(length).to(A.device)
+    return resolvent(A, B, cut, w.conj()) * w.conj()[:, None, None]
