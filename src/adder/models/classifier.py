@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
-from adder.layers import Mamba, RMSNorm, State
+from adder.layers import S4, S4D, Mamba, RMSNorm, S4Block, State
+from adder.layers.linear_ssm import Options
 from adder.models.checkpoint import Pretrained
 from adder.models.classifier_config import SequenceClassifierConfig
 
@@ -33,7 +34,41 @@ def _mamba(config: SequenceClassifierConfig) -> nn.Module:
     )
 
 
-MIXERS = {"mamba": _mamba}
+def _s4(config: SequenceClassifierConfig) -> nn.Module:
+    sizes = (config.d_model, config.d_state or 0)
+    measure = config.measure or "legs"
+    return _s4_block(config, S4(*sizes, measure=measure, rank=config.rank, **_options(config)))
+
+
+def _s4d(config: SequenceClassifierConfig) -> nn.Module:
+    sizes = (config.d_model, config.d_state or 0)
+    start = (config.init or "legs", config.method or "zoh")
+    return _s4_block(config, S4D(*sizes, init=start[0], method=start[1], **_options(config)))
+
+
+def _options(config: SequenceClassifierConfig) -> Options:
+    return {
+        "channels_out": config.channels_out or 1,
+        "bidirectional": config.bidirectional,
+        "n_ssm": config.n_ssm,
+        "dt_min": config.dt_min,
+        "dt_max": config.dt_max,
+        "lr": config.ssm_learning_rate,
+        "l_max": config.l_max,
+        "bandlimit": config.bandlimit,
+    }
+
+
+def _s4_block(config: SequenceClassifierConfig, layer: S4 | S4D) -> nn.Module:
+    return S4Block(
+        layer,
+        activation=config.activation or "gelu",
+        dropout=config.dropout,
+        glu=bool(config.glu),
+    )
+
+
+MIXERS = {"mamba": _mamba, "s4": _s4, "s4d": _s4d}
 
 
 def _norm(config: SequenceClassifierConfig) -> nn.Module:

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from adder.errors import UsageError
+from adder.layers import s4, s4d
 from adder.models.checked import (
     ModelConfig,
     check_choice,
@@ -13,6 +16,8 @@ from adder.models.checked import (
     check_number,
     check_positive,
 )
+from adder.theory.dplr import nplr
+from adder.theory.hippo import diagonal
 
 _S4_BLOCK = {
     **{"d_state": 64, "n_ssm": None, "channels_out": 1, "l_max": None, "bandlimit": None},
@@ -178,6 +183,26 @@ class SequenceClassifierConfig(ModelConfig):
             raise UsageError(
                 f"config: n_ssm is {self.n_ssm}, expected a divisor of d_model {self.d_model}"
             )
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raise what `adder.theory` says of a measure, a rank, or a diagonal that there is not."""
+        if self.layer == "s4":
+            self._rank_of_P()
+            return
+        for name in s4d.SEVERAL.get(self.init or "", (self.init or "",)):
+            # A generator of its own: a check must not draw from the one that training draws from.
+            diagonal(name.removeprefix("diag-"), 2, generator=torch.Generator())
+
+    def _rank_of_P(self) -> int:
+        ranks = []
+        for name in s4.SEVERAL.get(self.measure or "", (self.measure or "",)):
+            if name.startswith("dplr-"):
+                diagonal(name.removeprefix("dplr-"), 2, generator=torch.Generator())
+                ranks.append(self.rank or 1)
+            else:
+                ranks.append(len(nplr(name, 2, self.rank).P))
+        return max(ranks)
 
     def layer_settings(self) -> dict[str, Any]:
         """Return the settings that this layer alone has, by name."""
@@ -208,4 +233,10 @@ class SequenceClassifierConfig(ModelConfig):
         return 3 * d * inner + branch * (2 if self.bidirectional else 1)
 
     def _s4_count(self) -> int:
-        raise UsageError(f"config: the layer {self.layer} is not here yet")
+        d, m, c = self.d_model, (self.d_state or 0) // 2, self.channels_out or 1
+        copies = d if self.n_ssm is None else self.n_ssm
+        rank = self._rank_of_P() if self.layer == "s4" else 0
+        outputs = 2 * c if self.bidirectional else c
+        # A, B and P of every copy, dt, D, and C; complex numbers count as two.
+        system = copies * m * (4 + 2 * rank) + d + c * d + outputs * d * m * 2
+        return system + (c * d + 1) * d * (2 if self.glu else 1)
