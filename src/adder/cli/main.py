@@ -39,6 +39,7 @@ def app() -> "typer.Typer":
     import typer
 
     from adder.cli.classify import classify
+    from adder.cli.convert import convert
     from adder.cli.evaluate import evaluate
     from adder.cli.generate import generate
     from adder.cli.info import info
@@ -76,6 +77,7 @@ def app() -> "typer.Typer":
     commands.command("generate")(generate)
     commands.command("evaluate")(evaluate)
     commands.command("classify")(classify)
+    commands.command("convert")(convert)
     commands.command("info")(info)
     return commands
 
