@@ -145,7 +145,7 @@ def test_the_state_is_a_plain_tree_of_rows():
     x = values(3, 4, 2)
     state = model(x, state=model.initial_state(3)).state
     assert all(isinstance(tensor, torch.Tensor) for tensor in flatten_state(state).values())
-    assert state["count"].tolist() == [4, 4, 4]
+    assert state[-1]["count"].tolist() == [4, 4, 4]
     kept = map_state(lambda t: t[1:], state)
     torch.testing.assert_close(
         model(x[1:], state=kept).logits, model(torch.cat([x, x], 1)).logits[1:], rtol=1e-10, atol=0
@@ -154,7 +154,7 @@ def test_the_state_is_a_plain_tree_of_rows():
 
 def test_the_sum_of_a_long_stream_keeps_its_digits():
     model = make(torch.float32, **CAUSAL["mamba"])
-    assert model.initial_state(1)["sum"].dtype == torch.float64
+    assert model.initial_state(1)[-1]["sum"].dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -209,7 +209,7 @@ def test_a_language_model_is_told_from_a_classifier(tmp_path):
         ({"bidirectional": True}, lambda m: m.initial_state(1), "bidirectional model .* no state"),
         (
             {"bidirectional": True},
-            lambda m: m(values(1, 5, 2), state={}),
+            lambda m: m(values(1, 5, 2), state=()),
             "bidirectional model .* takes no state",
         ),
         (

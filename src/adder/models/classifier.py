@@ -111,8 +111,8 @@ class SequenceClassifier(Pretrained):
 
     Trained as a convolution, it can be run as a recurrence: with a state (`model.initial_state(b)`) a
     sequence may come in any chunks, one step included, and `out.logits` after each are those of all that
-    was read so far. The state is {"layers": the layers' own, "sum": (b, d_model), "count": (b,)}: the last
-    two are of mean pooling alone.
+    was read so far. The state is a tuple: that of each layer, and with mean pooling behind them
+    {"sum": (b, d_model), "count": (b,)} of all steps so far.
 
     Example:
         >>> config = SequenceClassifierConfig(classes=3, d_input=1, layer="mamba", d_model=8, n_layer=2)
@@ -161,15 +161,15 @@ class SequenceClassifier(Pretrained):
             )
         layers = tuple(block.initial_state(batch_size) for block in self.blocks())
         if self.config.pooling == "last":
-            return {"layers": layers}
+            return layers
         weight = self.decoder.weight
         # A sum of float32 over a million steps would lose what the model may not: it is kept in float64.
         dtype = weight.dtype if weight.device.type == "mps" else torch.float64
-        return {
-            "layers": layers,
+        pool: State = {
             "sum": weight.new_zeros(batch_size, self.config.d_model, dtype=dtype),
             "count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
         }
+        return (*layers, pool)
 
     def forward(
         self,
@@ -199,20 +199,22 @@ class SequenceClassifier(Pretrained):
             steps = torch.arange(inputs.shape[1], device=inputs.device)
             padding = steps >= lengths[:, None]
         x = self._encode(inputs, padding)
-        before = None if state is None else self._layer_states(state, lengths)
-        each: list[State | None] = list(before or [None] * self.config.n_layer)
+        before = None if state is None else self._parts(state, lengths)
         masked = padding[..., None] if padding is not None and self.config.bidirectional else None
+        after: list[Any] = []
         for number, block in enumerate(self.blocks()):
-            x, each[number] = block(x, masked, each[number], rate)
+            x, state = block(x, masked, before[number] if before else None, rate)
+            after.append(state)
         if self.norm_f is not None:
             x = self.norm_f(x)
-        if state is None:
-            pooled, after = self._pool(x, lengths, padding), None
+        if before and self.config.pooling == "mean":
+            pooled, state = self._pool_with_state(x, before[-1])
+            after.append(state)
         else:
-            pooled, after = self._pool_with_state(x, state, tuple(each))  # type: ignore[arg-type]
+            pooled = self._pool(x, lengths, padding)
         logits = self.decoder(pooled.to(self.decoder.weight.dtype))
         loss = None if labels is None else F.cross_entropy(_at_least_float(logits), labels.long())
-        return SequenceClassifierOutput(logits, loss, after)
+        return SequenceClassifierOutput(logits, loss, tuple(after) if before else None)
 
     def _encode(self, inputs: Tensor, padding: Tensor | None) -> Tensor:
         if isinstance(self.encoder, nn.Embedding):
@@ -232,17 +234,14 @@ class SequenceClassifier(Pretrained):
             return x[torch.arange(len(x), device=x.device), lengths.long() - 1]
         return x.masked_fill(padding[..., None], 0.0).sum(1) / lengths[:, None].to(x.dtype)
 
-    def _pool_with_state(
-        self, x: Tensor, state: State, layers: tuple[State, ...]
-    ) -> tuple[Tensor, State]:
-        if self.config.pooling == "last":
-            return x[:, -1], {"layers": layers}
+    @staticmethod
+    def _pool_with_state(x: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, dict)
         before, count = state["sum"], state["count"]
         assert isinstance(before, Tensor)
         assert isinstance(count, Tensor)
         total, seen = before + x.sum(1, dtype=before.dtype), count + x.shape[1]
-        return total / seen[:, None], {"layers": layers, "sum": total, "count": seen}
+        return total / seen[:, None], {"sum": total, "count": seen}
 
     def _check(
         self,
@@ -291,7 +290,8 @@ class SequenceClassifier(Pretrained):
             expected = "whole numbers, tokens" if self.config.tokens else "real values"
             raise UsageError(f"SequenceClassifier: inputs is {inputs.dtype}, expected {expected}")
 
-    def _layer_states(self, state: State, lengths: Tensor | None) -> tuple[State, ...]:
+    def _parts(self, state: State, lengths: Tensor | None) -> tuple[State, ...]:
+        """The state of each layer, and of the pooling where it has one."""
         if self.config.bidirectional:
             raise UsageError(
                 "SequenceClassifier: a bidirectional model reads its whole input at once and takes no state"
@@ -300,11 +300,11 @@ class SequenceClassifier(Pretrained):
             raise UsageError(
                 "SequenceClassifier: lengths and a state exclude each other: the state would hold the padding"
             )
-        keys = {"layers"} if self.config.pooling == "last" else {"layers", "sum", "count"}
-        if isinstance(state, dict) and state.keys() == keys:
-            layers = state["layers"]
-            if isinstance(layers, tuple) and len(layers) == self.config.n_layer:
-                return layers
+        pools = self.config.pooling == "mean"
+        if isinstance(state, tuple) and len(state) == self.config.n_layer + pools:
+            last = state[-1]
+            if not pools or (isinstance(last, dict) and last.keys() == {"sum", "count"}):
+                return state
         raise UsageError(
             "SequenceClassifier: state is not one of this model, which has "
             f"{self.config.n_layer} layers and {self.config.pooling} pooling; see initial_state"
