@@ -88,6 +88,11 @@ class LinearSSM(nn.Module, ABC):
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("dt", "A_real", "A_imag", "P", "B", "D")
     complex_state: bool = True
+    dt: Tensor
+    A_real: Tensor
+    A_imag: Tensor
+    B: Tensor
+    C: Tensor
 
     def __init__(
         self,
@@ -189,20 +194,20 @@ class LinearSSM(nn.Module, ABC):
 
     def step_sizes(self, rate: float = 1.0) -> Float[Tensor, "h"] | Float[Tensor, "h m"]:
         """dt of every channel, in steps' time units, at a sampling rate `rate` times slower than in training."""
-        raw = torch.sinh(self.dt) if self.dt_fast else self.dt
+        raw = torch.sinh(_wide(self.dt)) if self.dt_fast else _wide(self.dt)
         return TRANSFORMS[self.dt_transform][0](raw) * rate
 
     def eigenvalues(self) -> Tensor:
         """A (h m): the diagonal, for S4 without its low-rank part."""
-        real = -TRANSFORMS[self.real_transform][0](self.A_real)
-        return self._spread(torch.complex(real, self.A_imag) if self.complex_state else real)
+        real = -TRANSFORMS[self.real_transform][0](_wide(self.A_real))
+        return self._spread(torch.complex(real, _wide(self.A_imag)) if self.complex_state else real)
 
     def _spread(self, x: Tensor) -> Tensor:
         """(..., n_ssm, m) to (..., h, m): channel i uses copy i mod n_ssm."""
         return x.repeat(*[1] * (x.ndim - 2), self.channels // self.copies, 1)
 
     def _number(self, x: Tensor) -> Tensor:
-        return torch.view_as_complex(x) if self.complex_state else x
+        return torch.view_as_complex(_wide(x)) if self.complex_state else _wide(x)
 
     def _outputs(self, rate: float) -> Tensor:
         """C (c h m), with the modes above the band limit silent."""
@@ -249,9 +254,8 @@ class LinearSSM(nn.Module, ABC):
             y, state = self._recur(u, state, rate)
         else:
             y, state = self._convolve(u, state, rate)
-        y = y.unflatten(-1, (self.channels_out, self.channels)) + self.D.to(u.dtype) * u.unsqueeze(
-            2
-        )
+        y = y.view(*u.shape[:2], self.channels_out, self.channels)
+        y = y + self.D.to(u.dtype) * u.unsqueeze(2)
         return (y.mT if self.swap_channels else y).flatten(2), state
 
     def _convolve(
@@ -267,7 +271,7 @@ class LinearSSM(nn.Module, ABC):
                 raise UsageError(
                     f"{self.name}: a state of {self.l_max} taps serves rate 1 only, got {rate}"
                 )
-            return long_convolution(u, past, state=state)  # type: ignore[no-any-return]
+            return long_convolution(u, past, state=state)
         y = long_convolution(u, past)
         if self.bidirectional:
             later = long_convolution(u.flip(1), future).flip(1)
@@ -289,16 +293,14 @@ class LinearSSM(nn.Module, ABC):
         self, u: Tensor, state: Tensor, steps: int, rate: float
     ) -> tuple[Tensor, Tensor]:
         tables = self._tables(steps, rate)
-        blocks = u.unflatten(1, (-1, steps))  # (b k t h)
-        own = long_convolution(blocks.flatten(0, 1), self.kernel(steps, rate)).unflatten(
-            0, blocks.shape[:2]
-        )
+        blocks = u.reshape(len(u), -1, steps, self.channels)  # (b k t h)
+        own = long_convolution(blocks.flatten(0, 1), self.kernel(steps, rate))
         before = []
         for written in torch.einsum("bkth,htn->kbhn", blocks.double(), tables.writein):
             before.append(state)
             state = tables.advance(state) + written
         read = torch.einsum("kbhn,chtn->bktch", torch.stack(before), tables.readout)
-        return (own + read.flatten(3).to(own.dtype)).flatten(1, 2), state
+        return own.view(*u.shape[:2], -1) + read.flatten(3).flatten(1, 2).to(own.dtype), state
 
     def _check(self, u: Tensor, state: Tensor | None, rate: float, seq_idx: Any) -> None:
         if u.ndim != 3 or u.shape[-1] != self.channels or 0 in u.shape:
@@ -322,3 +324,8 @@ class LinearSSM(nn.Module, ABC):
             raise UsageError(
                 f"{self.name}: drop_kernel in training has no recurrence: call eval(), or give no state"
             )
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Complex numbers have no half precision: a layer cast to it computes its kernel in float32."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -48,6 +48,8 @@ class S4(LinearSSM):
         True
     """
 
+    P: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -3,6 +3,8 @@
 S4 (arXiv:2111.00396), section 3.4: each channel is a system of its own, so a position-wise map mixes them.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,7 +13,12 @@ from torch.nn import functional as F
 from adder.errors import UsageError
 from adder.layers.linear_ssm import LinearSSM
 
-ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "relu": F.relu,
+    "none": lambda x: x,
+}
 
 
 class S4Block(nn.Module):
