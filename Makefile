@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 test: $(VENV)/developer
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest tests/layers tests/models -m "not compiles and not refuses" \
-	  --jaxtyping-packages=adder.layers,adder.models.language_model,beartype.beartype
+	  --jaxtyping-packages=adder.layers,adder.models.language_model,adder.models.classifier,beartype.beartype
 
 check: lint types imports test
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
+    from adder.models import SequenceClassifier as SequenceClassifier
+    from adder.models import SequenceClassifierConfig as SequenceClassifierConfig
     from adder.theory import NPLR as NPLR
     from adder.theory import DiscreteStateSpace as DiscreteStateSpace
     from adder.theory import StateSpace as StateSpace
@@ -38,6 +40,8 @@ _HOME = {
     "S4": "adder.layers",
     "S4D": "adder.layers",
     "SelectiveSSM": "adder.layers",
+    "SequenceClassifier": "adder.models",
+    "SequenceClassifierConfig": "adder.models",
     "StateSpace": "adder.theory",
     "Stream": "adder.generation",
     "UsageError": "adder.errors",

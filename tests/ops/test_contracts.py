@@ -40,7 +40,9 @@ def calls() -> dict[str, Call]:
         "gated_norm": lambda x: gated_norm(x, a, weight, eps=1e-5),
         "rms_norm": lambda x: rms_norm(x, weight, eps=1e-5),
         "diagonal_kernel": lambda x: diagonal_kernel(-modes, modes, x, modes, 9),
-        "dplr_kernel": lambda x: dplr_kernel(-modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9),
+        "dplr_kernel": lambda x: dplr_kernel(
+            -modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9
+        ),
     }
 
 

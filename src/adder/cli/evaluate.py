@@ -1,21 +1,33 @@
-"""`adder evaluate`: how well a run predicts a text."""
+"""`adder evaluate`: how well a run predicts a text, or tells labelled sequences apart."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adder.cli.evaluate_classes import evaluate_classifier
 from adder.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from adder.training.run_folder import Run
+
+_LENGTH = 2048
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoints.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run folder, one of its checkpoints, or the folder of a classifier."),
+    ],
     source: Annotated[
         str | None,
         typer.Argument(
-            help='A text file, a folder, "-" for standard input; or nothing for the part of the '
-            "run's own text that it was not trained on.",
+            help='A text file, a folder, "-" for standard input; for a classifier labelled '
+            "sequences, as adder train takes them. Or nothing for the part of the run's own "
+            "source that it was not trained on.",
             show_default=False,
         ),
     ] = None,
@@ -23,29 +35,84 @@ def evaluate(
         str | None, typer.Option(help="A checkpoint's name, such as step-00000200 [the newest].")
     ] = None,
     length: Annotated[
-        int, typer.Option(help="Tokens to read at once; the result does not depend on it.", min=1)
-    ] = 2048,
+        int | None,
+        typer.Option(
+            help="Tokens to read at once; the result does not depend on it [2048].", min=1
+        ),
+    ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="How a classifier reads: convolution (whole sequences), recurrence (in chunks, "
+            "with a state), or both, compared [convolution]."
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Steps of a chunk of the recurrence [1].", min=1)
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            help="How many of the training's steps pass in one of these, or auto: its sampling "
+            "rate over that of SOURCE [1]."
+        ),
+    ] = None,
+    sequences: Annotated[
+        int | None, typer.Option(help="Read so many, evenly spread, and not all.", min=1)
+    ] = None,
+    test_files: Annotated[
+        str | None, typer.Option(help="Which wav files to read, as adder train takes it.")
+    ] = None,
+    mix: Annotated[
+        bool | None,
+        typer.Option("--mix", help="Average the channels of wav files.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Print bits per byte and perplexity over a whole text, read as one stream."""
-    from adder.data.text import read_source, split_by_position
-    from adder.training.config import TrainingConfig
+    """Print bits per byte and perplexity over a whole text, read as one stream.
+
+    Of a classifier, print accuracy and loss: over the test part, or the part held out, or SOURCE.
+    """
     from adder.training.device import choose_device
-    from adder.training.evaluation import evaluate_text
-    from adder.training.run_folder import open_run
-    from adder.training.session import read_run_source
+    from adder.training.opened import open_model
 
     target = choose_device(device)
-    opened = open_run(run, checkpoint)
+    opened = open_model(run, checkpoint)
+    options: dict[str, Any] = {
+        **{"view": view, "chunk": chunk, "rate": rate, "sequences": sequences},
+        **{"test_files": test_files, "mix": mix},
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if not opened.is_classifier:
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise UsageError(f"{option} is for classifiers, and {run} is a language model")
+        assert opened.run is not None
+        _evaluate_text(opened.run, source, length or _LENGTH, target, as_json)
+        return
+    if length is not None:
+        raise UsageError(f"--length is for language models, and {run} is a classifier: see --chunk")
+    evaluate_classifier(opened, source, given, target, as_json)
+
+
+def _evaluate_text(
+    opened: "Run", source: str | None, length: int, target: "torch.device", as_json: bool
+) -> None:
+    from adder.data.text import read_source, split_by_position
+    from adder.training.evaluation import evaluate_text
+    from adder.training.text import read_run_source
+
     if source is None:
         own = read_run_source(opened)
-        fraction = TrainingConfig.from_dict(opened.checkpoint.settings).validation
+        fraction = opened.training.validation
         name, text = f"the validation part of {own.name}", split_by_position(own.text, fraction)[1]
         if not text:
-            raise UsageError(f"{run} was trained on its whole text: give a SOURCE to evaluate on")
+            raise UsageError(
+                f"{opened.path} was trained on its whole text: give a SOURCE to evaluate on"
+            )
     else:
         given = read_source(source)
         name, text = given.name, given.text

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adder.cli.threads import use_threads
 from adder.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SMALL_MODEL = 10_000_000
 
 
 def generate(
@@ -83,7 +82,7 @@ def generate(
 
     target = choose_device(device)
     opened = open_run(run, checkpoint)
-    _use_threads(threads, opened.config.model.parameter_count())
+    use_threads(threads, opened.config.model.parameter_count())
     model, vocabulary = opened.model().to(target), opened.vocabulary
     stream = Stream(model, vocabulary) if state is None else Stream.load(state, model, vocabulary)
     stream.feed(text)
@@ -126,17 +125,6 @@ def _check_place(save_state: Path) -> None:
         raise UsageError(f"--save-state {save_state}: is a folder or a device")
     if not os.access(save_state.parent, os.W_OK):
         raise UsageError(f"--save-state {save_state}: {save_state.parent} cannot be written to")
-
-
-def _use_threads(threads: int | None, parameters: int) -> None:
-    """One token of a small model is too little work to share: waiting for a second thread costs
-    more than it brings, and 20 times more where other programs keep the cores busy."""
-    import torch
-
-    if threads is None and parameters < SMALL_MODEL:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def _read_prompt(prompt: str) -> str:

@@ -38,6 +38,8 @@ def app() -> "typer.Typer":
     """
     import typer
 
+    from adder.cli.classify import classify
+    from adder.cli.convert import convert
     from adder.cli.evaluate import evaluate
     from adder.cli.generate import generate
     from adder.cli.info import info
@@ -45,7 +47,7 @@ def app() -> "typer.Typer":
 
     commands = typer.Typer(
         name="adder",
-        help="State space sequence models: train one on text, and let it write.",
+        help="State space sequence models: train one on text, sounds or images, and use it.",
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -74,6 +76,8 @@ def app() -> "typer.Typer":
     commands.command("train")(train)
     commands.command("generate")(generate)
     commands.command("evaluate")(evaluate)
+    commands.command("classify")(classify)
+    commands.command("convert")(convert)
     commands.command("info")(info)
     return commands
 

@@ -1,21 +1,13 @@
-"""`adder train`: a text in, a run folder out."""
+"""`adder train`: a text or labelled sequences in, a run folder out."""
 
-import dataclasses
-import json
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from adder.errors import UsageError
-
-if TYPE_CHECKING:
-    from adder.training.loop import Outcome
-    from adder.training.session import Session
+from adder.cli.train_settings import find_session
 
 EXIT_CODES = {"interrupted": 130, "terminated": 143}
-_MODEL_SETTINGS = ("d_model", "n_layer", "d_state", "d_conv", "expand", "dt_rank")
 
 
 def train(
@@ -23,13 +15,15 @@ def train(
         str | None,
         typer.Argument(
             help='A text file, a folder, "-" for standard input, "python-sources"; or nothing '
-            "for the default text, the prose of Python's manual.",
+            "for the default text, the prose of Python's manual. Sequences with labels: a folder "
+            "of idx files as MNIST's, a folder or a .tar of wav files by label, an .npz with "
+            "x_train and y_train.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The run folder to make [runs/SOURCE-PRESET]."),
+        typer.Option("--output", "-o", help="The run folder to make [below runs]."),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -37,7 +31,14 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Sizes that go together: demo, tiny, small, medium or base [tiny]."),
+        typer.Option(
+            help="Sizes that go together: demo, tiny, small, medium or base [tiny] for a text; "
+            "pixels, audio or series [by the files] for labelled sequences."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="mamba, s4 or s4d [mamba for a text, s4d for labelled sequences]."),
     ] = None,
     vocabulary: Annotated[
         str | None,
@@ -57,7 +58,48 @@ def train(
     dt_rank: Annotated[
         str | None, typer.Option(help='Rank of the step size\'s projection, or "auto".')
     ] = None,
+    dropout: Annotated[float | None, typer.Option(help="In every block.")] = None,
+    norm: Annotated[str | None, typer.Option(help="layer or rms [layer].")] = None,
+    prenorm: Annotated[
+        bool | None,
+        typer.Option(
+            "--prenorm/--postnorm",
+            help="Norms before the layers, or after them [prenorm].",
+            show_default=False,
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="What is classified: mean or last step [mean].")
+    ] = None,
+    bidirectional: Annotated[
+        bool | None,
+        typer.Option(
+            "--bidirectional", help="Read from both ends; no recurrence then.", show_default=False
+        ),
+    ] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="Of S4: legs, legt, lagt, fourier, ... [legs].")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of S4 [the measure's].")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Of S4D: legs, inv, lin, inv2, ... [legs].")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of S4D: zoh, bilinear or dss [zoh].")] = None,
+    n_ssm: Annotated[
+        int | None, typer.Option(help="Different A and B of S4 and S4D [one a channel].")
+    ] = None,
+    channels_out: Annotated[
+        int | None, typer.Option(help="Kernels of a channel of S4 and S4D [1].")
+    ] = None,
+    l_max: Annotated[
+        int | None, typer.Option(help="Taps of a kernel of S4 and S4D [no limit].")
+    ] = None,
+    dt_min: Annotated[float | None, typer.Option(help="Least initial step size [0.001].")] = None,
+    dt_max: Annotated[float | None, typer.Option(help="Largest one [0.1].")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    ssm_learning_rate: Annotated[
+        float | None, typer.Option(help="Of A, B and the step sizes of S4 and S4D [0.001].")
+    ] = None,
     minimum_learning_rate: Annotated[
         float | None, typer.Option(help="At the last step [a tenth of the highest].")
     ] = None,
@@ -80,11 +122,34 @@ def train(
         ),
     ] = None,
     validation: Annotated[
-        float | None, typer.Option(help="The last part of the text, not trained on [0.1].")
+        float | None,
+        typer.Option(help="The part not trained on: a text's last, or drawn by the seed [0.1]."),
     ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     evaluation_tokens: Annotated[
         int | None, typer.Option(help="Tokens that an evaluation reads.")
+    ] = None,
+    evaluation_sequences: Annotated[
+        int | None, typer.Option(help="Sequences that an evaluation reads.")
+    ] = None,
+    test_files: Annotated[
+        str | None,
+        typer.Option(
+            help='Which wav files are for testing alone: a pattern such as "*_[0-4].wav", or '
+            "@FILE, a list of paths."
+        ),
+    ] = None,
+    tokens: Annotated[
+        bool | None,
+        typer.Option("--tokens", help="Pixels or numbers are token ids.", show_default=False),
+    ] = None,
+    mix: Annotated[
+        bool | None,
+        typer.Option("--mix", help="Average the channels of wav files.", show_default=False),
+    ] = None,
+    buckets: Annotated[
+        int | None,
+        typer.Option(help="Batches drawn together and sorted by length, for less padding."),
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     keep: Annotated[int | None, typer.Option(help="Checkpoints that stay [2].")] = None,
@@ -97,126 +162,27 @@ def train(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Train a Mamba language model on a text.
+    """Train a language model on a text, or a classifier on labelled sequences.
 
     Ctrl-C saves the run and says how to continue it; --resume continues it as if it had never
-    stopped. Not given, a size is the preset's.
+    stopped. Not given, a size is the preset's. The test part of labelled sequences is read once,
+    at the end.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     for name in ("time_limit", "device", "as_json"):
         given.pop(name, None)
+    from adder.cli.train_report import opening, report
     from adder.training.loop import fit
-    from adder.training.presets import find_preset
+    from adder.training.presets import PRESETS
     from adder.training.progress import make_display
 
-    if time_limit is None and preset is not None:
-        time_limit = find_preset(preset).time_limit
+    if time_limit is None and preset in PRESETS:
+        time_limit = PRESETS[preset].time_limit
 
-    with _session(given, device) as session:
+    with find_session(given, device) as session:
         display = make_display(session.training.steps)
-        display.say(_opening(session))
+        display.say(opening(session))
         outcome = fit(session, display, time_limit)
-        _report(session, outcome, as_json)
+        report(session, outcome, as_json)
     if outcome.reason in EXIT_CODES:
         raise typer.Exit(EXIT_CODES[outcome.reason])
-
-
-def _session(given: dict[str, Any], device_name: str) -> "AbstractContextManager[Session]":
-    """The run that the options ask for: a new one, or one to continue."""
-    from adder.training.device import choose_device
-    from adder.training.session import CHANGEABLE, resume_run, start_run
-
-    device = choose_device(device_name)
-    resume = given.pop("resume", None)
-    if "learning_rate" in given:
-        given.setdefault("minimum_learning_rate", given["learning_rate"] / 10)
-    if resume is not None:
-        if refused := sorted(given.keys() - CHANGEABLE):
-            option = "SOURCE" if refused[0] == "source" else "--" + refused[0].replace("_", "-")
-            raise UsageError(f"{option} cannot be given with --resume: the run has its own")
-        return resume_run(resume, changes=given, device=device)
-    source, preset = given.pop("source", None), given.pop("preset", None)
-    vocabulary = given.pop("vocabulary", "characters")
-    output = given.pop("output", None)
-    model, training, preset_name = _settings(given, preset)
-    if output is None:
-        name = "stdin" if source == "-" else Path(source or "python-docs").resolve().stem
-        output = Path("runs") / f"{name}-{preset_name}"
-    from adder.training.config import TrainingConfig
-    from adder.training.device import choose_precision
-
-    training["precision"] = choose_precision(
-        training.get("precision", "auto"), device, model["d_model"]
-    )
-    return start_run(
-        output,
-        source=source,
-        vocabulary=vocabulary,
-        model=model,
-        training=TrainingConfig(**training),
-        device=device,
-    )
-
-
-def _settings(
-    given: dict[str, Any], preset: str | None
-) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Keyword arguments of the model and of the training: the preset's, then the options'."""
-    from adder.training.presets import DEFAULT_PRESET, find_preset
-
-    name = preset or DEFAULT_PRESET
-    chosen = find_preset(name)
-    model, training = dict(chosen.model), dict(chosen.training)
-    for key, value in given.items():
-        (model if key in _MODEL_SETTINGS else training)[key] = value
-    if "dt_rank" in given and given["dt_rank"] != "auto":
-        if not given["dt_rank"].isdecimal():
-            raise UsageError(f'--dt-rank must be a whole number or "auto", got {given["dt_rank"]}')
-        model["dt_rank"] = int(given["dt_rank"])
-    if "steps" in given and "warmup" not in given:
-        training["warmup"] = min(training.get("warmup", 100), given["steps"] // 10)
-    return model, training, name
-
-
-def _opening(session: "Session") -> str:
-    config, training = session.config, session.training
-    start = f"resuming {session.path} at step {session.step}" if session.step else "training"
-    return (
-        f"{start}: {config.model.parameter_count():,} parameters on {config.source['name']} "
-        f"({config.source['size_in_bytes']:,} bytes, {session.vocabulary.size} "
-        f"{session.vocabulary.kind}), {training.precision} on {session.learner.device}, "
-        f"{training.steps} steps of {training.rows} x {training.length} tokens; in {session.path}"
-    )
-
-
-def _report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
-    from adder.training.files import shell_word
-
-    path = shell_word(session.path)
-    resume = f"adder train --resume {path}"
-    if as_json:
-        values = {"run": str(session.path), **dataclasses.asdict(outcome)}
-        values["steps"] = session.training.steps
-        values["parameters"] = session.config.model.parameter_count()
-        values["precision"] = session.training.precision
-        values["resume"] = None if outcome.reason == "finished" else resume
-        print(json.dumps(values))
-        return
-    print(
-        f"{outcome.reason} at step {outcome.step} after {outcome.seconds:.0f} s: {_loss(outcome)}"
-    )
-    if outcome.reason == "finished":
-        print(f"the run is in {session.path}; let it write: adder generate {path} PROMPT")
-    else:
-        print(f"saved; continue with: {resume}")
-
-
-def _loss(outcome: "Outcome") -> str:
-    text = f"loss {outcome.loss:.4f}"
-    if outcome.validation_loss is not None:
-        text += (
-            f", validation loss {outcome.validation_loss:.4f} nats per token, "
-            f"{outcome.validation_bits_per_byte:.4f} bits per byte "
-            f"over {outcome.tokens_evaluated:,} tokens"
-        )
-    return text

@@ -1,5 +1,13 @@
-"""Text as a model reads it: sources, vocabularies, and the order of training windows."""
+"""Data as a model reads it: texts and their windows, labelled sequences and their batches."""
 
+from adder.data.labelled import Labelled as Labelled
+from adder.data.labelled import LabelledOptions as LabelledOptions
+from adder.data.labelled import labelled_form as labelled_form
+from adder.data.labelled import read_labelled as read_labelled
+from adder.data.sequences import Batches as Batches
+from adder.data.sequences import LabelledBatch as LabelledBatch
+from adder.data.sequences import Sequences as Sequences
+from adder.data.sequences import held_out as held_out
 from adder.data.text import Text as Text
 from adder.data.text import read_source as read_source
 from adder.data.text import split_by_position as split_by_position

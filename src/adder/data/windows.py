@@ -19,6 +19,11 @@ class Window:
     targets: Tensor
     starts: bool
 
+    def parts(self, count: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+        """(inputs, targets) of `count` equal shares of the rows, on a device."""
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return list(zip(inputs.chunk(count), targets.chunk(count), strict=True))
+
 
 class Windows(ABC):
     """The windows of a text, one for each step; nothing about them has to be saved."""

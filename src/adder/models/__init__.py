@@ -1,5 +1,8 @@
 """Models: a config, parameters, and how they lie in a folder."""
 
+from adder.models.classifier import SequenceClassifier as SequenceClassifier
+from adder.models.classifier import SequenceClassifierOutput as SequenceClassifierOutput
+from adder.models.classifier_config import SequenceClassifierConfig as SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig as LanguageModelConfig
 from adder.models.language_model import LanguageModel as LanguageModel
 from adder.models.language_model import LanguageModelOutput as LanguageModelOutput

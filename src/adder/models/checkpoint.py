@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -10,10 +10,37 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from adder.errors import DamagedFile, UsageError
-from adder.models.config import LanguageModelConfig
+from adder.models.checked import ModelConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+# A config.json that names no kind is of the first one there was.
+_FIRST_KIND = "language_model"
+_READERS = {
+    "language_model": "adder.LanguageModel.from_pretrained",
+    "classifier": "adder.SequenceClassifier.from_pretrained",
+}
+
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+class Pretrained(nn.Module):
+    """A model that lies in a folder as config.json and model.safetensors. Abstract."""
+
+    config_class: ClassVar[type[ModelConfig]]
+    config: ModelConfig
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Self:
+        """Return the model in the folder `path`: config.json and model.safetensors, as `save_pretrained` wrote them."""
+        config, tensors = read(Path(path), cls.config_class)
+        model = cls(config)
+        fill(model, tensors, Path(path))
+        return model.eval()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write config.json and model.safetensors into the folder `path`."""
+        write(self, self.config, Path(path))
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -21,12 +48,14 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: each.detach().contiguous() for name, each in model.named_parameters()}
 
 
-def write(model: nn.Module, config: LanguageModelConfig, folder: Path) -> None:
+def write(model: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Write the model into `folder`, which is made if need be. A file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    kind = {} if config.kind == _FIRST_KIND else {"kind": config.kind}
+    described = {**kind, "model": config.to_dict()}
     contents = {
         WEIGHTS: save(model_tensors(model)),
-        CONFIG: (json.dumps({"model": config.to_dict()}, indent=2) + "\n").encode(),
+        CONFIG: (json.dumps(described, indent=2) + "\n").encode(),
     }
     for name, data in contents.items():
         temporary = folder / f".{name}.new"
@@ -37,11 +66,11 @@ def write(model: nn.Module, config: LanguageModelConfig, folder: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def read(folder: Path) -> tuple[LanguageModelConfig, dict[str, Tensor]]:
+def read(folder: Path, config_class: type[Config]) -> tuple[Config, dict[str, Tensor]]:
     """Return what `write` wrote.
 
     Raises:
-        UsageError: there is no such folder, or no model in it.
+        UsageError: there is no such folder, or no model of this kind in it.
         DamagedFile: a file is not what it should be.
     """
     for name in (CONFIG, WEIGHTS):
@@ -51,7 +80,13 @@ def read(folder: Path) -> tuple[LanguageModelConfig, dict[str, Tensor]]:
             raise UsageError(f"{folder}: no model here: {name} is missing")
     try:
         values: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = LanguageModelConfig.from_dict(values.get("model", values))
+        kind, values = values.get("kind", _FIRST_KIND), values.get("model", values)
+    except (ValueError, AttributeError) as error:
+        raise DamagedFile(f"{folder / CONFIG}: not a model's config: {error}") from error
+    if kind in _READERS and kind != config_class.kind:
+        raise UsageError(f"{folder} holds another kind of model: {_READERS[kind]} reads it")
+    try:
+        config = config_class.from_dict(values)
     except (ValueError, AttributeError, TypeError) as error:
         raise DamagedFile(f"{folder / CONFIG}: not a model's config: {error}") from error
     try:

@@ -3,21 +3,22 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from adder.errors import UsageError
-
-# More parameters than any machine holds: sizes beyond this are a slip of the keyboard.
-MOST_PARAMETERS = 10**13
+from adder.models.checked import ModelConfig, check_count, check_flag, check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig:
+class LanguageModelConfig(ModelConfig):
     """Sizes and initialisation of a LanguageModel over Mamba blocks; the defaults are Mamba's.
 
     vocab_size counts the tokens that exist. The embedding is padded to a multiple of
     `pad_vocab_size_multiple` rows for speed; logits never include the padding.
     """
+
+    kind: ClassVar[str] = "language_model"
+    title: ClassVar[str] = "a language model"
 
     vocab_size: int
     d_model: int = 128
@@ -42,26 +43,18 @@ class LanguageModelConfig:
             self._check(field.name, field.type, getattr(self, field.name))
         if self.dt_min > self.dt_max:
             raise UsageError(f"config: dt_min {self.dt_min} is above dt_max {self.dt_max}")
-        count = self.parameter_count()
-        if count > MOST_PARAMETERS:
-            raise UsageError(
-                f"config: these sizes make {count:.1e} parameters, more than any machine holds"
-            )
+        self.check_parameter_count()
 
     @staticmethod
     def _check(name: str, kind: object, value: object) -> None:
         if name == "dt_rank" and value == "auto":
             return
         if kind is bool:
-            if not isinstance(value, bool):
-                raise UsageError(f"config: {name} is {value!r}, expected true or false")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f"config: {name} is {value!r}, expected a number")
+            check_flag(name, value)
         elif kind is float:
-            if not (math.isfinite(value) and value > 0):
-                raise UsageError(f"config: {name} is {value!r}, expected a positive number")
-        elif not isinstance(value, int) or value < 1:
-            raise UsageError(f"config: {name} is {value!r}, expected a whole number of at least 1")
+            check_positive(name, value)
+        else:
+            check_count(name, value)
 
     @property
     def d_inner(self) -> int:
@@ -87,22 +80,3 @@ class LanguageModelConfig:
         mixer += inner * (rank + 2 * n) + rank * inner + inner + inner * n + inner
         embeddings = self.padded_vocab_size * d * (1 if self.tie_embeddings else 2)
         return self.n_layer * (mixer + d) + d + embeddings
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "LanguageModelConfig":
-        """Return the config that `to_dict` wrote.
-
-        Raises:
-            UsageError: a key is unknown, vocab_size is missing, or a value is not of its kind.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise UsageError(f"config: {name} is not a key of a language model")
-        if "vocab_size" not in values:
-            raise UsageError("config: vocab_size is missing")
-        return cls(**values)

@@ -5,7 +5,6 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from adder.errors import UsageError
 from adder.layers import Mamba, RMSNorm, State
-from adder.models import checkpoint
+from adder.models.checkpoint import Pretrained
 from adder.models.config import LanguageModelConfig
 from adder.models.sampling import Sampler
 
@@ -93,7 +92,7 @@ class Backbone(nn.Module):
         return self.norm_f(residual), tuple(last)
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Pretrained):
     """Mamba blocks between an embedding and a head: token ids (b l) to logits (b l v).
 
     Example:
@@ -105,6 +104,9 @@ class LanguageModel(nn.Module):
         >>> model(ids[:, :1], state=state).logits.shape
         torch.Size([2, 1, 10])
     """
+
+    config_class = LanguageModelConfig
+    config: LanguageModelConfig
 
     def __init__(self, config: LanguageModelConfig):
         super().__init__()
@@ -219,18 +221,6 @@ class LanguageModel(nn.Module):
             if bool(done.all()):
                 break
         return ids
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path) -> "LanguageModel":
-        """Return the model in the folder `path`: config.json and model.safetensors, as `save_pretrained` wrote them."""
-        config, tensors = checkpoint.read(Path(path))
-        model = cls(config)
-        checkpoint.fill(model, tensors, Path(path))
-        return model.eval()
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write config.json and model.safetensors into the folder `path`."""
-        checkpoint.write(self, self.config, Path(path))
 
 
 def _loss(logits: Tensor, labels: Tensor, seq_idx: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder RUN/checkpoints/step-00000200. It is written under another name and
 renamed, so it is whole or absent. Reading checks the size and the SHA-256 of every file, of the
-run's config.json and vocabulary.json, and of the manifest itself, before a byte is interpreted.
+run's config.json and vocabulary.json (where it has one), and of the manifest itself, before a byte is interpreted.
 """
 
 import re
@@ -63,8 +63,14 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((f for f in found if checkpoint_step(f) >= 0), key=checkpoint_step)
 
 
-def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Add a checkpoint to a run; OSError, with nothing left behind, where the disk refuses."""
+def write_checkpoint(
+    run: Path, checkpoint: Checkpoint, run_files: tuple[str, ...] = RUN_FILES
+) -> Path:
+    """Add a checkpoint to a run; OSError, with nothing left behind, where the disk refuses.
+
+    Args:
+        run_files: the files of the run that the checkpoint belongs to, of RUN_FILES.
+    """
     name = checkpoint_name(checkpoint.step)
     final = run / CHECKPOINTS / name
     temporary = final.with_name(f".{name}.new")
@@ -77,7 +83,7 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         }
         for file, data in contents.items():
             write_file(temporary / file, data)
-        contents |= {file: (run / file).read_bytes() for file in RUN_FILES}
+        contents |= {file: (run / file).read_bytes() for file in run_files}
         manifest = {
             "format": FORMAT,
             "step": checkpoint.step,
@@ -101,7 +107,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     run = folder.parent.parent
     manifest = _read_manifest(folder / MANIFEST)
     for file in RUN_FILES:
-        _read_checked(run / file, manifest["files"][file])
+        if file in manifest["files"]:
+            _read_checked(run / file, manifest["files"][file])
+        elif (run / file).exists():
+            raise DamagedFile(f"{run / file} does not belong to this run")
     model = _tensors(folder / MODEL, manifest["files"][MODEL])
     training = _tensors(folder / TRAINING, manifest["files"][TRAINING])
     return Checkpoint(manifest["step"], manifest["training"], model, training)

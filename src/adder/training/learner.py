@@ -1,17 +1,17 @@
 """One update of a model, and everything it changes: weights, moments, the carried state."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adder.data.windows import Window
 from adder.errors import AdderError, DamagedFile, UsageError
 from adder.layers.parameters import parameter_groups
 from adder.layers.state import State, detach_state, flatten_state, map_state, unflatten_state
-from adder.models.language_model import LanguageModel
-from adder.training.config import TrainingConfig
+from adder.training.config import Settings
 from adder.training.device import autocast
 from adder.training.diagnosis import find_nonfinite, find_nonfinite_parameter
 
@@ -20,11 +20,51 @@ class NotFinite(AdderError):
     """A loss or a gradient is NaN or infinite; the message names where it came from."""
 
 
-class Learner:
-    """A model with its optimiser and, where rows continue from step to step, their states."""
+class Step(Protocol):
+    """What one step reads, in as many equal shares as are asked for; `starts`: no row continues."""
 
-    def __init__(self, model: LanguageModel, config: TrainingConfig, device: torch.device) -> None:
+    @property
+    def starts(self) -> bool: ...
+
+    def parts(self, count: int, device: torch.device) -> Sequence[tuple[Tensor, ...]]: ...
+
+
+class Loss(NamedTuple):
+    """The mean loss of a part, the state after it, and figures beside it: means over its rows."""
+
+    loss: Tensor
+    state: State | None
+    figures: dict[str, Tensor]
+
+
+# run(...) is model(...), in the precision of the training.
+LossFunction = Callable[[Callable[..., Any], tuple[Tensor, ...], State | None], Loss]
+
+
+def text_loss(run: Callable[..., Any], part: tuple[Tensor, ...], state: State | None) -> Loss:
+    """Nats per token of (inputs, targets)."""
+    inputs, targets = part
+    output = run(inputs, state=state)
+    loss = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten())
+    return Loss(loss, output.state, {})
+
+
+class Learner:
+    """A model with its optimiser and, where rows continue from step to step, their states.
+
+    Args:
+        loss: what a part of a step costs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Settings,
+        device: torch.device,
+        loss: LossFunction = text_loss,
+    ) -> None:
         self.model = model.to(device).train()
+        self.loss = loss
         self.config = config
         self.device = device
         self.states: list[State] | None = None
@@ -37,38 +77,42 @@ class Learner:
         )
         self._rates = [group["lr"] / config.learning_rate for group in self.optimizer.param_groups]
 
-    def step(self, window: Window, learning_rate: float) -> tuple[float, float]:
-        """Make one update; return the loss in nats per token and the gradient norm before clipping.
+    def step(self, batch: Step, learning_rate: float) -> dict[str, float]:
+        """Make one update; return loss, gradient_norm (before clipping) and the figures of the loss.
 
         Raises:
             NotFinite: the loss or the gradient is; the weights are then those before the step.
         """
-        inputs = window.inputs.to(self.device).chunk(self.config.accumulation)
-        targets = window.targets.to(self.device).chunk(self.config.accumulation)
-        states: list[State | None] = [None] * len(inputs)
-        if self.config.carry_state:
+        parts = batch.parts(self.config.accumulation, self.device)
+        states: list[State | None] = [None] * len(parts)
+        if self.config.carries:
             states = [
-                self.model.initial_state(len(rows))
-                if window.starts or self.states is None
+                self._initial_state(len(part[0]))
+                if batch.starts or self.states is None
                 else self.states[number]
-                for number, rows in enumerate(inputs)
+                for number, part in enumerate(parts)
             ]
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
+        figures: dict[str, Tensor] = {}
         after: list[State] = []
-        for rows, wanted, state in zip(inputs, targets, states, strict=True):
-            loss, new_state = self._loss(rows, wanted, state)
-            (loss / len(inputs)).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() / len(inputs)
-            if state is not None:
+        for part, state in zip(parts, states, strict=True):
+            loss, new_state, beside = self.loss(self._run, part, state)
+            (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() / len(parts)
+            for name, value in beside.items():
+                figures[name] = figures.get(name, torch.zeros_like(total)) + value / len(parts)
+            if new_state is not None:
                 after.append(detach_state(new_state))
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.clip or float("inf"), foreach=True
         )
         # The one wait for the device in a step, before the update: no bad one is ever made.
-        loss_value, norm_value = torch.stack((total, norm.to(total))).tolist()
+        loss_value, norm_value, *more = torch.stack(
+            (total, norm.to(total), *figures.values())
+        ).tolist()
         if not (abs(loss_value) < float("inf") and abs(norm_value) < float("inf")):
-            place = self._find_nonfinite(list(zip(inputs, targets, states, strict=True)))
+            place = self._find_nonfinite(list(zip(parts, states, strict=True)))
             if place is None and abs(loss_value) < float("inf"):
                 place = f"the gradient norm, {norm_value}"
             what = "gradient" if abs(loss_value) < float("inf") else f"loss ({loss_value})"
@@ -76,8 +120,9 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
         self.optimizer.step()
-        self.states = after if self.config.carry_state else None
-        return loss_value, norm_value
+        self.states = after if self.config.carries else None
+        beside_values = dict(zip(figures, more, strict=True))
+        return {"loss": loss_value, "gradient_norm": norm_value, **beside_values}
 
     def check_weights(self) -> None:
         """Raise NotFinite, naming the parameter, where an update has made one so."""
@@ -108,7 +153,7 @@ class Learner:
             torch.cuda.set_rng_state(tensors["random.cuda"].clone(), self.device)
         self._load_moments(tensors, name)
         self.states = None
-        if self.config.carry_state and any(key.startswith("state.") for key in tensors):
+        if self.config.carries and any(key.startswith("state.") for key in tensors):
             self.states = [
                 self._load_state(tensors, number, name)
                 for number in range(self.config.accumulation)
@@ -131,22 +176,29 @@ class Learner:
     def _load_state(self, tensors: dict[str, Tensor], number: int, name: str) -> State:
         prefix = f"state.{number}."
         flat = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-        like = self.model.initial_state(self.config.batch_size)
+        like = self._initial_state(self.config.batch_size)
         try:
             state = unflatten_state(flat, like)
         except UsageError as error:
             raise DamagedFile(f"{name} holds a carried state that does not fit: {error}") from None
         return map_state(lambda tensor: tensor.clone().to(self.device), state)
 
-    def _loss(self, rows: Tensor, wanted: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _run(self, *arguments: Any, **named: Any) -> Any:
         with autocast(self.device, self.config.precision):
-            output = self.model(rows, state=state)
-        loss = F.cross_entropy(output.logits.flatten(0, 1).float(), wanted.flatten())
-        return loss, output.state
+            return self.model(*arguments, **named)
 
-    def _find_nonfinite(self, parts: list[tuple[Tensor, Tensor, State | None]]) -> str | None:
-        for rows, wanted, state in parts:
-            place = find_nonfinite(self.model, state, partial(self._loss, rows, wanted, state))
+    def _initial_state(self, rows: int) -> State:
+        state: State = self.model.initial_state(rows)  # type: ignore[operator]
+        return state
+
+    def _find_nonfinite(self, parts: list[tuple[tuple[Tensor, ...], State | None]]) -> str | None:
+        for part, state in parts:
+            place = find_nonfinite(self.model, state, partial(self._loss_and_state, part, state))
             if place is not None:
                 return place
         return None
+
+    def _loss_and_state(
+        self, part: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State | None]:
+        return self.loss(self._run, part, state)[:2]

@@ -8,7 +8,6 @@ from typing import Any
 
 from adder.errors import AdderError
 from adder.training.checkpoint import list_checkpoints, prune_checkpoints
-from adder.training.evaluation import evaluate_text
 from adder.training.events import EventsFile
 from adder.training.files import shell_word
 from adder.training.learner import NotFinite
@@ -18,27 +17,52 @@ from adder.training.plot import plot_loss
 from adder.training.progress import Display, Rate, Report
 from adder.training.schedule import learning_rate
 from adder.training.session import Session
-from adder.training.signals import StopRequest
+from adder.training.signals import INTERRUPTED, TERMINATED, StopRequest
 
 FINISHED = "finished"
 TIME_LIMIT = "time limit"
-_TOKENS_PER_ROW = 2048
-_MOST_ROWS = 16
-_WINDOW = 512
+_RECENT = 50
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: "finished", "time limit", "interrupted" or "terminated"."""
+    """How a training ended: "finished", "time limit", "interrupted" or "terminated".
+
+    Args:
+        figures: of the last evaluation, and of the test at the end where there was one.
+        unit: what `units_per_second` counts.
+    """
 
     reason: str
     step: int
     loss: float
-    validation_loss: float | None
-    validation_bits_per_byte: float | None
-    tokens_evaluated: int
+    figures: dict[str, Any]
     seconds: float
-    tokens_per_second: float
+    unit: str
+    units_per_second: float
+
+    @property
+    def validation_loss(self) -> float | None:
+        return self.figures.get("validation_loss")
+
+    @property
+    def validation_bits_per_byte(self) -> float | None:
+        return self.figures.get("validation_bits_per_byte")
+
+    @property
+    def tokens_evaluated(self) -> int:
+        return int(self.figures.get("tokens_evaluated", 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values, under the names of metrics.jsonl."""
+        return {
+            "reason": self.reason,
+            "step": self.step,
+            "loss": self.loss,
+            **self.figures,
+            "seconds": self.seconds,
+            f"{self.unit}_per_second": self.units_per_second,
+        }
 
 
 def fit(session: Session, display: Display, time_limit: float | None = None) -> Outcome:
@@ -93,14 +117,14 @@ class _Fit:
         self.saved_step = session.step
 
     def run(self) -> Outcome:
-        session, config = self.session, self.session.training
+        session, config, task = self.session, self.session.training, self.session.task
         reason = FINISHED
         speed = 0.0
         while session.step < config.steps:
             started = time.monotonic()
             values = self._step()
-            speed = self.rate.add(config.tokens_per_step, time.monotonic() - started)
-            values["tokens_per_second"] = round(speed, 1)
+            speed = self.rate.add(task.units_per_step, time.monotonic() - started)
+            values[f"{task.unit}_per_second"] = round(speed, 1)
             if session.step % config.evaluate_every == 0 or session.step == config.steps:
                 values |= self._evaluate()
             self._record(values)
@@ -115,37 +139,37 @@ class _Fit:
                 break
         if self.saved_step != session.step:
             self._save()
-        return self._outcome(reason, speed)
+        tested = {} if reason in (INTERRUPTED, TERMINATED) else self._test()
+        return self._outcome(reason, speed, tested)
 
     def _step(self) -> dict[str, Any]:
         session, config = self.session, self.session.training
         rate = learning_rate(session.step, config)
-        loss, norm = session.learner.step(session.windows.window(session.step), rate)
+        update = session.learner.step(session.task.batch(session.step), rate)
         session.step += 1
         return {
             "step": session.step,
-            "loss": loss,
+            "loss": update.pop("loss"),
             "learning_rate": rate,
-            "gradient_norm": norm,
-            "tokens": session.step * config.tokens_per_step,
+            "gradient_norm": update.pop("gradient_norm"),
+            session.task.unit: session.step * session.task.units_per_step,
+            **update,
         }
 
     def _evaluate(self) -> dict[str, Any]:
         session = self.session
-        if session.validation_ids.size < 2:
+        if not session.task.validates:
             return {}
         session.learner.check_weights()
-        ids = session.validation_ids[: session.training.evaluation_tokens + 1]
-        rows = min(_MOST_ROWS, max(1, (ids.size - 1) // _TOKENS_PER_ROW))
-        result = evaluate_text(session.learner.model, ids, length=_WINDOW, rows=rows)
-        if not math.isfinite(result.loss):
-            raise NotFinite(f"the validation loss is {result.loss}")
-        bytes_per_token = session.validation_bytes / session.validation_ids.size
-        return {
-            "validation_loss": result.loss,
-            "validation_bits_per_byte": result.bits_per(result.tokens * bytes_per_token),
-            "tokens_evaluated": result.tokens,
-        }
+        figures = session.task.evaluate(session.learner.model)
+        if not math.isfinite(figures["validation_loss"]):
+            raise NotFinite(f"the validation loss is {figures['validation_loss']}")
+        return figures
+
+    def _test(self) -> dict[str, Any]:
+        return self.session.task.test(
+            self.session.learner.model, lambda: self.stop.reason is not None
+        )
 
     def _record(self, values: dict[str, Any]) -> None:
         self.metrics.append(values)
@@ -160,16 +184,25 @@ class _Fit:
         self.session.save()
         self.saved_step = self.session.step
         prune_checkpoints(self.session.path, self.session.training.keep)
-        plot_loss(self.session.path, self.metrics.lines)
+        plot_loss(self.session.path, self.metrics.lines, self.session.task.loss_unit)
 
     def _show(self, values: dict[str, Any], speed: float) -> None:
-        config = self.session.training
-        left = (config.steps - self.session.step) * config.tokens_per_step / speed
+        config, task = self.session.training, self.session.task
+        left = (config.steps - self.session.step) * task.units_per_step / speed
         if self.time_limit is not None:
             left = min(left, max(0.0, self.began + self.time_limit - time.monotonic()))
         last = self._last_evaluated()
+        recent = [line["accuracy"] for line in self.metrics.lines[-_RECENT:] if "accuracy" in line]
         self.display.update(
-            Report(self.session.step, values["loss"], speed, left, last.get("validation_loss"))
+            Report(
+                self.session.step,
+                values["loss"],
+                speed,
+                left,
+                last.get("validation_loss"),
+                sum(recent) / len(recent) if recent else None,
+                last.get("validation_accuracy"),
+            )
         )
 
     def _last_evaluated(self) -> dict[str, Any]:
@@ -180,19 +213,19 @@ class _Fit:
     def _time_is_over(self) -> bool:
         return self.time_limit is not None and time.monotonic() - self.began >= self.time_limit
 
-    def _outcome(self, reason: str, speed: float) -> Outcome:
+    def _outcome(self, reason: str, speed: float, tested: dict[str, Any]) -> Outcome:
         lines = self.metrics.lines
         evaluated: dict[str, Any] = next(
             (line for line in reversed(lines) if "validation_loss" in line), {}
         )
+        names = ("validation_", f"{self.session.task.unit}_evaluated")
         return Outcome(
             reason,
             self.session.step,
             lines[-1]["loss"] if lines else float("nan"),
-            evaluated.get("validation_loss"),
-            evaluated.get("validation_bits_per_byte"),
-            evaluated.get("tokens_evaluated", 0),
+            {k: v for k, v in evaluated.items() if k.startswith(names)} | tested,
             time.monotonic() - self.began,
+            self.session.task.unit,
             speed,
         )
 

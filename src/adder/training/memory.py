@@ -7,29 +7,43 @@ from pathlib import Path
 import torch
 
 from adder.errors import AdderError, UsageError
+from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
-from adder.training.config import TrainingConfig
+from adder.training.config import Settings, TrainingConfig
+
+AnyConfig = LanguageModelConfig | SequenceClassifierConfig
 
 _BYTES_PER_PARAMETER = 16  # the weight, its gradient and two moments, float32
 
 
 def check_memory(
-    model: LanguageModelConfig, training: TrainingConfig, device: torch.device
+    model: AnyConfig, training: Settings, device: torch.device, length: int | None = None
 ) -> None:
     """UsageError where a training surely needs more memory than the device has free.
 
     The estimate is a lower bound: parameters, moments, and the activations that every
     implementation keeps for the backward pass. What passes here can still run out.
+
+    Args:
+        length: steps of the longest row; not given, those that the training names.
     """
-    needed = required_bytes(model, training)
+    steps = _length(training) if length is None else length
+    needed = required_bytes(model, training, steps)
     free = _free_bytes(device)
     if free is not None and needed > free:
         parameters = model.parameter_count()
+        text = isinstance(training, TrainingConfig)
         raise UsageError(
-            f"a model of {parameters:,} parameters and {training.batch_size} x {training.length} "
-            f"tokens at once need at least {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
-            f"free on {device}: make --d-model, --n-layer, --batch-size or --length smaller"
+            f"a model of {parameters:,} parameters and {training.batch_size} x {steps} "
+            f"{'tokens' if text else 'steps'} at once need at least {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free on {device}: make --d-model, --n-layer, "
+            f"{'--batch-size or --length' if text else 'or --batch-size'} smaller"
         )
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that are free, None where the system does not tell."""
+    return _free_bytes(torch.device("cpu"))
 
 
 @contextmanager
@@ -48,14 +62,33 @@ def memory_errors() -> Iterator[None]:
         ) from error
 
 
-def required_bytes(model: LanguageModelConfig, training: TrainingConfig) -> int:
-    """A lower bound of the bytes that a training holds at once."""
+def required_bytes(model: AnyConfig, training: Settings, length: int | None = None) -> int:
+    """A lower bound of the bytes that a training holds at once; `length` as in `check_memory`."""
     size = 2 if training.precision == "bfloat16" else 4
-    inner = model.expand * model.d_model
-    per_token = model.n_layer * (2 * model.d_model + 5 * inner) * size + model.vocab_size * 4
-    state = training.rows * model.n_layer * inner * (model.d_state + model.d_conv) * 4
-    activations = training.batch_size * training.length * per_token
+    steps = _length(training) if length is None else length
+    activations = training.batch_size * steps * _bytes_per_step(model, size)
+    state = training.rows * _state_numbers(model) * 4 if training.carries else 0
     return model.parameter_count() * _BYTES_PER_PARAMETER + activations + state
+
+
+def _length(training: Settings) -> int:
+    return training.length if isinstance(training, TrainingConfig) else 1
+
+
+def _bytes_per_step(model: AnyConfig, size: int) -> int:
+    d = model.d_model
+    if isinstance(model, LanguageModelConfig):
+        return model.n_layer * (2 * d + 5 * model.d_inner) * size + model.vocab_size * 4
+    if model.layer == "mamba":
+        return model.n_layer * (2 * d + 5 * d * (model.expand or 1)) * size
+    # The input, its norm, what the convolution reads and writes, the activation, and GLU's two halves.
+    return model.n_layer * d * (4 + 2 * (model.channels_out or 1)) * size
+
+
+def _state_numbers(model: AnyConfig) -> int:
+    if not isinstance(model, LanguageModelConfig):
+        return 0  # a classifier carries none from step to step
+    return model.n_layer * model.d_inner * (model.d_state + model.d_conv)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -13,8 +13,8 @@ PICTURE = "loss.png"
 _SMOOTHING = 0.95
 
 
-def plot_loss(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Draw training and validation loss, in nats per token, of the lines of metrics.jsonl."""
+def plot_loss(run: Path, lines: list[dict[str, Any]], unit: str = "nats per token") -> None:
+    """Draw training and validation loss, in a unit, of the lines of metrics.jsonl."""
     if not lines:
         return
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
@@ -30,10 +30,10 @@ def plot_loss(run: Path, lines: list[dict[str, Any]]) -> None:
             [line["validation_loss"] for line in evaluated],
             color="tab:orange",
             marker="o",
-            label=f"validation: {evaluated[-1]['validation_loss']:.3f}",
+            label=f"validation: {_words(evaluated[-1])}",
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss ({unit})")
     axes.set_title(run.resolve().name, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -43,6 +43,12 @@ def plot_loss(run: Path, lines: list[dict[str, Any]]) -> None:
         warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(picture, format="png")
     replace_file(run / PICTURE, picture.getvalue())
+
+
+def _words(line: dict[str, Any]) -> str:
+    accuracy = line.get("validation_accuracy")
+    told = "" if accuracy is None else f", {accuracy:.2%} right"
+    return f"{line['validation_loss']:.3f}{told}"
 
 
 def _smoothed(values: list[float]) -> list[float]:

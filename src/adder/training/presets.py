@@ -10,7 +10,7 @@ DEFAULT_PRESET = "tiny"
 
 @dataclass(frozen=True)
 class Preset:
-    """Keyword arguments of LanguageModelConfig and of TrainingConfig, and what they are for.
+    """Keyword arguments of a model's config and of its training's, and what they are for.
 
     `time_limit`, in seconds, holds where none is given.
     """
@@ -83,8 +83,66 @@ PRESETS = {
 }
 
 
+# For sequences with labels, with any layer.
+CLASSIFIER_PRESETS = {
+    "pixels": Preset(
+        "images as sequences of pixels, such as MNIST",
+        {"d_model": 128, "n_layer": 4, "dropout": 0.1},
+        {
+            "steps": 3000,
+            "batch_size": 50,
+            "learning_rate": 4e-3,
+            "minimum_learning_rate": 1e-5,
+            "warmup": 150,
+            "weight_decay": 0.05,
+            "validation": 0.05,
+            "evaluate_every": 500,
+            "evaluation_sequences": 1000,
+        },
+    ),
+    "audio": Preset(
+        "spoken words as raw samples",
+        {"d_model": 64, "n_layer": 4, "dropout": 0.1},
+        {
+            "steps": 2000,
+            "batch_size": 16,
+            "buckets": 16,
+            "learning_rate": 4e-3,
+            "minimum_learning_rate": 1e-5,
+            "warmup": 100,
+            "weight_decay": 0.05,
+            "evaluation_sequences": 270,
+        },
+    ),
+    "series": Preset(
+        "tables of measurements over time",
+        {"d_model": 64, "n_layer": 3, "dropout": 0.1},
+        {
+            "steps": 1000,
+            "batch_size": 32,
+            "learning_rate": 4e-3,
+            "minimum_learning_rate": 1e-5,
+            "weight_decay": 0.05,
+        },
+    ),
+}
+PRESET_OF_FORM = {"idx": "pixels", "wav": "audio", "npz": "series"}
+
+
 def find_preset(name: str) -> Preset:
-    """The preset of a name; UsageError lists the names."""
-    if name not in PRESETS:
-        raise UsageError(f"no preset {name}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The preset of a language model; UsageError lists the names."""
+    return _find(name, PRESETS, CLASSIFIER_PRESETS, "labelled sequences, and this is a text")
+
+
+def find_classifier_preset(name: str) -> Preset:
+    """The preset of a classifier; UsageError lists the names."""
+    return _find(name, CLASSIFIER_PRESETS, PRESETS, "a text, and these are labelled sequences")
+
+
+def _find(name: str, presets: dict[str, Preset], others: dict[str, Preset], theirs: str) -> Preset:
+    if name in presets:
+        return presets[name]
+    known = ", ".join(presets)
+    if name in others:
+        raise UsageError(f"the preset {name} is for {theirs}: choose one of {known}")
+    raise UsageError(f"no preset {name}: choose one of {known}")

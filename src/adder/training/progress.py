@@ -14,19 +14,35 @@ LINE_EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of a moment; `tokens_per_second` is of the last steps, `seconds_left` a guess."""
+    """The figures of a moment; `tokens_per_second` is of the last steps, `seconds_left` a guess.
+
+    A classifier has an `accuracy` over the last steps: its speed is in sequences per second.
+    """
 
     step: int
     loss: float
     tokens_per_second: float
     seconds_left: float
     validation_loss: float | None = None
+    accuracy: float | None = None
+    validation_accuracy: float | None = None
 
     def __str__(self) -> str:
+        if self.accuracy is not None:
+            return self._of_a_classifier(self.accuracy)
         validation = "" if self.validation_loss is None else f", valid {self.validation_loss:.3f}"
         return (
             f"loss {self.loss:.3f}{validation}, {self.tokens_per_second:,.0f} tokens/s, "
             f"{_duration(self.seconds_left)} left"
+        )
+
+    def _of_a_classifier(self, accuracy: float) -> str:
+        validation = ""
+        if self.validation_accuracy is not None:
+            validation = f", valid {self.validation_accuracy:.1%}"
+        return (
+            f"loss {self.loss:.3f}, right {accuracy:.1%}{validation}, "
+            f"{self.tokens_per_second:,.0f} sequences/s, {_duration(self.seconds_left)} left"
         )
 
 

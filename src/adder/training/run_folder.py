@@ -14,6 +14,8 @@ from torch import Tensor
 from adder.data.vocabulary import Vocabulary
 from adder.errors import AdderError, DamagedFile, UsageError
 from adder.models.checkpoint import fill
+from adder.models.classifier import SequenceClassifier
+from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
 from adder.models.language_model import LanguageModel
 from adder.training.checkpoint import (
@@ -26,10 +28,11 @@ from adder.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from adder.training.config import TrainingConfig
+from adder.training.config import ClassificationConfig, Settings, TrainingConfig
 from adder.training.files import flush_folder, json_bytes, parse_json, shell_word, write_file
 
-FORMAT = 1
+# Of a run's config.json: 1 is a language model's, 2 names its task.
+FORMATS = {"text": 1, "classification": 2}
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.json"
 LOCK = "lock"
@@ -38,15 +41,27 @@ SOURCE_COPY = "source.txt"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What config.json holds: the model, the training as it began, and where the text is."""
+    """What config.json holds: the model, the training as it began, and where the data is."""
 
-    model: LanguageModelConfig
-    training: TrainingConfig
+    model: LanguageModelConfig | SequenceClassifierConfig
+    training: Settings
     source: dict[str, Any]
 
+    @property
+    def task(self) -> str:
+        """ "text" or "classification"."""
+        return "text" if isinstance(self.model, LanguageModelConfig) else "classification"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the run that every checkpoint seals."""
+        return (CONFIG, VOCABULARY) if self.task == "text" else (CONFIG,)
+
     def to_dict(self) -> dict[str, Any]:
+        task = {} if self.task == "text" else {"task": self.task}
         return {
-            "format": FORMAT,
+            "format": FORMATS[self.task],
+            **task,
             "model": self.model.to_dict(),
             "training": self.training.to_dict(),
             "source": self.source,
@@ -54,15 +69,20 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        if values.get("format") != FORMAT:
-            raise UsageError(f"its format is {values.get('format')!r}, not {FORMAT}")
+        task = values.get("task", "text")
+        if task not in FORMATS or values.get("format") != FORMATS[task]:
+            raise UsageError(f"its format is {values.get('format')!r}, of the task {task!r}")
         for part in ("model", "training", "source"):
             if not isinstance(values.get(part), dict):
                 raise UsageError(f"it lacks its {part}")
+        model, training, source = values["model"], values["training"], values["source"]
+        if task == "text":
+            sizes = LanguageModelConfig.from_dict(model)
+            return cls(sizes, TrainingConfig.from_dict(training), source)
         return cls(
-            LanguageModelConfig.from_dict(values["model"]),
-            TrainingConfig.from_dict(values["training"]),
-            values["source"],
+            SequenceClassifierConfig.from_dict(model),
+            ClassificationConfig.from_dict(training),
+            source,
         )
 
 
@@ -72,13 +92,14 @@ class Run:
 
     Args:
         path: the run folder.
-        checkpoint: the checkpoint that was opened; `checkpoint.settings` is the training then.
+        checkpoint: the checkpoint that was opened.
+        words: the vocabulary of a language model; see `vocabulary`.
     """
 
     path: Path
     config: RunConfig
-    vocabulary: Vocabulary
     checkpoint: Checkpoint
+    words: Vocabulary | None
 
     @property
     def step(self) -> int:
@@ -89,11 +110,42 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         return self.checkpoint.model
 
+    @property
+    def training(self) -> Settings:
+        """The settings at this checkpoint."""
+        return type(self.config.training).from_dict(self.checkpoint.settings)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of a language model's run; UsageError for another."""
+        self._language_model_config()
+        assert self.words is not None
+        return self.words
+
     def model(self) -> LanguageModel:
-        """The model on the CPU, in evaluation mode."""
-        model = LanguageModel(self.config.model)
+        """The language model on the CPU, in evaluation mode; UsageError for a classifier's run."""
+        model = LanguageModel(self._language_model_config())
         fill(model, self.tensors, self.path)
         return model.eval()
+
+    def classifier(self) -> SequenceClassifier:
+        """The classifier on the CPU, in evaluation mode; UsageError for a language model's run."""
+        if not isinstance(self.config.model, SequenceClassifierConfig):
+            raise UsageError(
+                f"{self.path} is a language model, not a classifier: "
+                "adder generate and adder evaluate read it"
+            )
+        model = SequenceClassifier(self.config.model)
+        fill(model, self.tensors, self.path)
+        return model.eval()
+
+    def _language_model_config(self) -> LanguageModelConfig:
+        if not isinstance(self.config.model, LanguageModelConfig):
+            raise UsageError(
+                f"{self.path} is a classifier, not a language model: "
+                "adder evaluate and adder classify read it"
+            )
+        return self.config.model
 
 
 def open_run(path: str | Path, checkpoint: str | None = None) -> Run:
@@ -137,14 +189,13 @@ def run_of(path: Path) -> Path:
 def create_run(
     path: Path,
     config: RunConfig,
-    vocabulary: Vocabulary,
     first: Checkpoint,
     more: dict[str, bytes],
 ) -> None:
     """Make a run folder with its first checkpoint: it appears whole, under its name, or not at all.
 
     Args:
-        more: further files of the run, by name.
+        more: further files of the run, by name: its vocabulary, a copy of its text.
 
     Raises:
         UsageError: the path is taken.
@@ -155,11 +206,10 @@ def create_run(
     try:
         temporary.mkdir(parents=True)
         write_file(temporary / CONFIG, json_bytes(config.to_dict()))
-        write_file(temporary / VOCABULARY, vocabulary.to_json().encode("utf-8"))
         for name, data in more.items():
             write_file(temporary / name, data)
         (temporary / LOCK).touch()
-        write_checkpoint(temporary, first)
+        write_checkpoint(temporary, first, config.files)
         temporary.rename(path)
         flush_folder(path.parent)
     except OSError as error:
@@ -237,10 +287,12 @@ def _open(run: Path, folder: Path) -> Run:
     checkpoint = read_checkpoint(folder)
     try:
         config = RunConfig.from_dict(parse_json((run / CONFIG).read_bytes(), run / CONFIG))
-        TrainingConfig.from_dict(checkpoint.settings)
+        type(config.training).from_dict(checkpoint.settings)
     except UsageError as error:
         raise DamagedFile(f"{run / CONFIG} is of another version of adder: {error}") from None
+    if not isinstance(config.model, LanguageModelConfig):
+        return Run(run, config, checkpoint, None)
     vocabulary = Vocabulary.load(run / VOCABULARY)
     if vocabulary.size != config.model.vocab_size:
         raise DamagedFile(f"{run / VOCABULARY} does not belong to the model in {run / CONFIG}")
-    return Run(run, config, vocabulary, checkpoint)
+    return Run(run, config, checkpoint, vocabulary)

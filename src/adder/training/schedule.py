@@ -2,10 +2,10 @@
 
 import math
 
-from adder.training.config import TrainingConfig
+from adder.training.config import Settings
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: Settings) -> float:
     """Linear warm-up, then half a cosine down to the minimum at the last step.
 
     Args:

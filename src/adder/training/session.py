@@ -9,19 +9,27 @@ from typing import Any
 
 import torch
 
-from adder.data.text import STANDARD_INPUT, Text, read_source, split_by_position
-from adder.data.vocabulary import Ids, Vocabulary, make_vocabulary
-from adder.data.windows import CarriedWindows, RandomWindows, Windows
+from adder.data.labelled import LabelledOptions, read_labelled
+from adder.data.text import STANDARD_INPUT, read_source
+from adder.data.vocabulary import make_vocabulary
 from adder.errors import UsageError
 from adder.models.checkpoint import fill, model_tensors
+from adder.models.classifier import SequenceClassifier
 from adder.models.config import LanguageModelConfig
 from adder.models.language_model import LanguageModel
 from adder.training.checkpoint import Checkpoint, remove_checkpoints_after, write_checkpoint
-from adder.training.config import TrainingConfig
+from adder.training.classification import (
+    ClassificationTask,
+    classifier_config,
+    labelled_record,
+    read_run_labelled,
+)
+from adder.training.config import ClassificationConfig, Settings, TrainingConfig
 from adder.training.learner import Learner
-from adder.training.memory import check_memory, memory_errors
+from adder.training.memory import check_memory, free_memory, memory_errors
 from adder.training.run_folder import (
     SOURCE_COPY,
+    VOCABULARY,
     Run,
     RunConfig,
     create_run,
@@ -30,10 +38,12 @@ from adder.training.run_folder import (
     refuse_taken,
     run_of,
 )
+from adder.training.task import Task
+from adder.training.text import TextTask, read_run_source, source_record
 
 CHANGEABLE = frozenset(
     {"steps", "learning_rate", "minimum_learning_rate", "warmup", "clip", "evaluate_every"}
-    | {"evaluation_tokens", "save_every", "keep"}
+    | {"evaluation_tokens", "evaluation_sequences", "save_every", "keep"}
 )
 
 
@@ -43,17 +53,14 @@ class Session:
 
     path: Path
     config: RunConfig
-    training: TrainingConfig
-    vocabulary: Vocabulary
+    training: Settings
+    task: Task
     learner: Learner
-    windows: Windows
-    validation_ids: Ids
-    validation_bytes: int
     step: int = 0
 
     def save(self) -> Path:
         """Write a checkpoint of this moment."""
-        return write_checkpoint(self.path, self.checkpoint())
+        return write_checkpoint(self.path, self.checkpoint(), self.config.files)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -74,7 +81,7 @@ def start_run(
     training: TrainingConfig,
     device: torch.device,
 ) -> Iterator[Session]:
-    """Make a new run and hold its lock.
+    """Make a new run of a language model and hold its lock.
 
     Args:
         output: the run folder to make.
@@ -88,18 +95,45 @@ def start_run(
     refuse_taken(output)
     text = read_source(source)
     words = make_vocabulary(vocabulary, text.text)
-    config = RunConfig(
-        LanguageModelConfig(vocab_size=words.size, **model),
-        training,
-        {
-            "name": SOURCE_COPY if text.name == STANDARD_INPUT else text.name,
-            "size_in_bytes": text.size_in_bytes,
-            "sha256": text.sha256,
-        },
-    )
-    session = _prepare(output, config, training, words, text, device)
-    copy = {SOURCE_COPY: text.text.encode("utf-8")} if text.name == STANDARD_INPUT else {}
-    create_run(output, config, words, session.checkpoint(), copy)
+    sizes = LanguageModelConfig(vocab_size=words.size, **model)
+    config = RunConfig(sizes, training, source_record(text))
+    session = _prepare(output, config, training, TextTask(text, words, training), device)
+    more = {VOCABULARY: words.to_json().encode("utf-8")}
+    if text.name == STANDARD_INPUT:
+        more[SOURCE_COPY] = text.text.encode("utf-8")
+    create_run(output, config, session.checkpoint(), more)
+    with locked(output):
+        yield session
+
+
+@contextmanager
+def start_classification(
+    output: Path,
+    *,
+    source: str,
+    options: LabelledOptions,
+    model: dict[str, Any],
+    training: ClassificationConfig,
+    device: torch.device,
+) -> Iterator[Session]:
+    """Make a new run of a classifier and hold its lock.
+
+    Args:
+        output: the run folder to make.
+        source, options: as `read_labelled` takes them.
+        model: keyword arguments of SequenceClassifierConfig, but for those that the data decides.
+
+    Raises:
+        UsageError: the output is taken, the source is unfit, the sizes impossible.
+        DamagedFile: a file of the source is damaged.
+    """
+    refuse_taken(output)
+    data = read_labelled(source, options, memory=free_memory())
+    task = ClassificationTask(data, training)
+    sizes = classifier_config(data, task.training_indices, model)
+    config = RunConfig(sizes, training, labelled_record(data))
+    session = _prepare(output, config, training, task, device)
+    create_run(output, config, session.checkpoint(), {})
     with locked(output):
         yield session
 
@@ -122,14 +156,16 @@ def resume_run(path: Path, *, changes: dict[str, Any], device: torch.device) -> 
         raise UsageError(f"{refused[0]} cannot change when a run is resumed: start a new one")
     with locked(run_of(path)):
         run = open_run(path)
-        training = dataclasses.replace(TrainingConfig.from_dict(run.checkpoint.settings), **changes)
+        known = {field.name for field in dataclasses.fields(run.training)}
+        if unknown := sorted(changes.keys() - known):
+            raise UsageError(f"{unknown[0]} is no setting of the run {run.path}")
+        training = dataclasses.replace(run.training, **changes)
         if run.step >= training.steps:
             raise UsageError(
                 f"the run {run.path} has made all its {training.steps} steps: "
                 "give more with --steps"
             )
-        text = read_run_source(run)
-        session = _prepare(run.path, run.config, training, run.vocabulary, text, device)
+        session = _prepare(run.path, run.config, training, _task(run, training), device)
         fill(session.learner.model, run.tensors, run.path)
         session.learner.load_tensors(run.checkpoint.training, str(run.path))
         session.step = run.step
@@ -137,48 +173,23 @@ def resume_run(path: Path, *, changes: dict[str, Any], device: torch.device) -> 
         yield session
 
 
-def read_run_source(run: Run) -> Text:
-    """The text a run was made from; UsageError where it is gone or has changed since."""
-    record = run.config.source
-    name = str(record.get("name"))
-    try:
-        text = read_source(str(run.path / name) if name == SOURCE_COPY else name)
-    except UsageError as error:
-        raise UsageError(f"the text of the run {run.path} is gone: {error}") from None
-    if text.sha256 != record.get("sha256"):
-        raise UsageError(
-            f"the text of the run {run.path}, {name}, has changed since the run began: "
-            "put the old one back"
-        )
-    return text
+def _task(run: Run, training: Settings) -> Task:
+    if isinstance(training, TrainingConfig):
+        return TextTask(read_run_source(run), run.vocabulary, training)
+    assert isinstance(training, ClassificationConfig)
+    return ClassificationTask(read_run_labelled(run), training)
 
 
 def _prepare(
-    path: Path,
-    config: RunConfig,
-    training: TrainingConfig,
-    vocabulary: Vocabulary,
-    text: Text,
-    device: torch.device,
+    path: Path, config: RunConfig, training: Settings, task: Task, device: torch.device
 ) -> Session:
-    first, second = split_by_position(text.text, training.validation)
-    if training.validation and not second:
-        raise UsageError(
-            f"the source is too short to split: {training.validation:g} of its "
-            f"{len(text.text)} characters is nothing; give a longer one, or --validation 0"
-        )
-    ids = vocabulary.encode(first)
-    kind = CarriedWindows if training.carry_state else RandomWindows
-    windows = kind(ids, training.rows, training.length, training.seed)
-    validation_ids = vocabulary.encode(second)
-    if training.validation and validation_ids.size < 2:
-        raise UsageError(
-            f"the validation part has {validation_ids.size} token, at least 2 are needed: "
-            "give a longer source, or --validation 0"
-        )
-    check_memory(config.model, training, device)
+    check_memory(config.model, training, device, length=task.longest)
     torch.manual_seed(training.seed)
     with memory_errors():
-        learner = Learner(LanguageModel(config.model), training, device)
-    size = len(second.encode("utf-8"))
-    return Session(path, config, training, vocabulary, learner, windows, validation_ids, size)
+        model = (
+            LanguageModel(config.model)
+            if isinstance(config.model, LanguageModelConfig)
+            else SequenceClassifier(config.model)
+        )
+        learner = Learner(model, training, device, task.loss)
+    return Session(path, config, training, task, learner)

@@ -1,0 +1,94 @@
+"""What the configs of all models share: plain JSON values out, checked values in."""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from adder.errors import UsageError
+
+# More parameters than any machine holds: sizes beyond this are a slip of the keyboard.
+MOST_PARAMETERS = 10**13
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ABC):
+    """The sizes of a model, checked before any memory is taken.
+
+    Attributes:
+        kind: the word for this model in a config.json.
+        title: the same in a sentence.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Return how many parameters the model has. No tensor is made."""
+
+    def check_parameter_count(self) -> None:
+        """Raise UsageError where no machine could hold the model."""
+        count = self.parameter_count()
+        if count > MOST_PARAMETERS:
+            raise UsageError(
+                f"config: these sizes make {count:.1e} parameters, more than any machine holds"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Return the config that `to_dict` wrote.
+
+        Raises:
+            UsageError: a key is unknown or missing, or a value is not of its kind.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                raise UsageError(f"config: {name} is not a key of {cls.title}")
+        for name, field in fields.items():
+            if field.default is dataclasses.MISSING and name not in values:
+                raise UsageError(f"config: {name} is missing")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise UsageError where a value is not true or false."""
+    if not isinstance(value, bool):
+        raise UsageError(f"config: {name} is {value!r}, expected true or false")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise UsageError where a value is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"config: {name} is {value!r}, expected a number")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise UsageError where a value is no positive number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"config: {name} is {value!r}, expected a number")
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"config: {name} is {value!r}, expected a positive number")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise UsageError where a value is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"config: {name} is {value!r}, expected a number")
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"config: {name} is {value!r}, expected a whole number of at least 1")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise UsageError, with the choices, where a value is none of them."""
+    if value not in choices:
+        raise UsageError(f"config: {name} is {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,150 @@
+"""A classifier that is there, and the data it is evaluated on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adder.data.labelled import Labelled, LabelledOptions, read_labelled
+from adder.data.sequences import Indices, Sequences, held_out
+from adder.errors import UsageError
+from adder.models.checkpoint import CONFIG, WEIGHTS
+from adder.models.classifier import SequenceClassifier
+from adder.models.classifier_config import SequenceClassifierConfig
+from adder.training.classification import read_run_labelled
+from adder.training.memory import free_memory
+from adder.training.run_folder import Run, open_run
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run, or a classifier's folder of no run."""
+
+    path: Path
+    run: Run | None
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.run is None or self.run.config.task == "classification"
+
+    @property
+    def step(self) -> int | None:
+        return None if self.run is None else self.run.step
+
+    def classifier(self) -> SequenceClassifier:
+        """The model on the CPU, in evaluation mode."""
+        if self.run is not None:
+            return self.run.classifier()
+        return SequenceClassifier.from_pretrained(self.path)
+
+
+def open_model(path: Path, checkpoint: str | None = None) -> Opened:
+    """What a folder holds: a run, or a model as `save_pretrained` and `adder convert` write it.
+
+    Raises:
+        UsageError: it is neither.
+        DamagedFile: a file of a run is not what adder wrote.
+    """
+    if (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
+        if checkpoint is not None:
+            raise UsageError(f"{path} is a model of no run: it has no checkpoint {checkpoint}")
+        return Opened(path, None)
+    return Opened(path, open_run(path, checkpoint))
+
+
+@dataclass(frozen=True)
+class EvaluationPart:
+    """The sequences to evaluate on, and what they are."""
+
+    data: Sequences
+    indices: Indices
+    name: str
+    sampling_rate: float | None
+
+
+def evaluation_data(
+    opened: Opened, model: SequenceClassifierConfig, source: str | None, options: dict[str, Any]
+) -> EvaluationPart:
+    """The test part of a source; of a run's own source the part held out where it has none, and all
+    of another.
+
+    Args:
+        source: None for the run's own.
+        options: of LabelledOptions; not given, the run's own where the source is its own.
+
+    Raises:
+        UsageError: the source does not fit the model, or nothing was held out.
+    """
+    run = opened.run
+    if source is None and run is None:
+        raise UsageError(f"{opened.path} is a model of no run: give a SOURCE to evaluate on")
+    own = run is not None and not options
+    if own and source is not None and run is not None:
+        own = str(Path(source).resolve()) == run.config.source.get("name")
+    if own and run is not None:
+        data = read_run_labelled(run)
+    elif source is None:
+        raise UsageError(f"--{next(iter(options)).replace('_', '-')} needs a SOURCE")
+    else:
+        data = read_labelled(
+            source,
+            LabelledOptions(tokens=model.tokens, **options),
+            memory=free_memory(),
+            labels=model.labels or None,
+        )
+    _check_fit(data, model)
+    if data.test is not None:
+        every = np.arange(len(data.test))
+        return EvaluationPart(data.test, every, f"the test part of {data.name}", data.sampling_rate)
+    if not own or run is None:
+        return EvaluationPart(data.train, np.arange(len(data.train)), data.name, data.sampling_rate)
+    training = run.training
+    held = held_out(len(data.train), training.validation, training.seed)[1]
+    if not len(held):
+        raise UsageError(f"{run.path} was trained on all its sequences: give a SOURCE")
+    name = f"the part held out of {data.name}"
+    return EvaluationPart(data.train, held, name, data.sampling_rate)
+
+
+def _check_fit(data: Labelled, model: SequenceClassifierConfig) -> None:
+    if len(data.labels) != model.classes:
+        raise UsageError(
+            f"{data.name} has {len(data.labels)} classes, and the model {model.classes}"
+        )
+    if not model.tokens and data.train.channels != model.d_input:
+        raise UsageError(
+            f"{data.name} has {data.train.channels} channels, and the model reads {model.d_input}"
+        )
+    if model.vocab_size is not None and (data.vocabulary or 0) > model.vocab_size:
+        raise UsageError(
+            f"{data.name} has tokens up to {(data.vocabulary or 0) - 1}, "
+            f"and the model knows {model.vocab_size}"
+        )
+
+
+def choose_rate(asked: str | None, trained: float | None, given: float | None, name: str) -> float:
+    """The `rate` of a model for data of a sampling rate, of an option: a number, "auto", or None.
+
+    Raises:
+        UsageError: the rates differ and nothing was asked for, or "auto" where one is not known.
+    """
+    if asked is None:
+        if trained is not None and given is not None and trained != given:
+            raise UsageError(
+                f"{name} has {given:g} Hz, and the model was trained at {trained:g} Hz: give "
+                "--rate auto to read it so, or resample it"
+            )
+        return 1.0
+    if asked == "auto":
+        if trained is None or given is None:
+            whose = "the model" if trained is None else name
+            raise UsageError(f"--rate auto: the sampling rate of {whose} is not known")
+        return trained / given
+    try:
+        rate = float(asked)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise UsageError(f'--rate must be a positive number or "auto", got {asked}')
+    return rate
