@@ -35,9 +35,11 @@ def _(A, B, C, dt, length, method, dK):
 poison(pytest.MonkeyPatch())
 # c, h, m, length: around tiles of 32 x 64 steps, groups of 16 and 32 modes
 sizes = [(1, 1, 1, 2), (2, 2, 5, 63), (1, 2, 16, 64), (1, 1, 33, 65), (3, 1, 17, 1031), (1, 2, 3, 2049)]
-for dtype, size in itertools.product([torch.complex64, torch.float32, torch.complex128], sizes):
+for dtype, size in itertools.product([torch.complex64, torch.float32], sizes):
     print(dtype, size)
     compare(draw(*size, dtype=dtype))
+print("float64")
+compare(draw(2, 2, 3, 40, dtype=torch.complex128))
 for method in ("bilinear", "dss"):
     print(method)
     compare(draw(2, 1, 3, 100, method=method))
@@ -79,24 +81,24 @@ options = dict(gpu.TILE)
 warps = {"num_warps": options.pop("num_warps")}
 found = {}
 for kernel, (arguments, constants) in kernels.items():
-    for pairs in (True, False):
-        for ones in (True, False):  # Triton compiles anew for whole numbers that are 1, and for multiples of 16
-            constexprs = {**constants, **options, "PAIRS": pairs}
-            if ones:
-                constexprs |= {name: 1 for name, kind in arguments.items() if kind == "i32"}
-            signature = arguments | dict.fromkeys(constexprs, "constexpr")
-            names = kernel.arg_names
-            attributes = {(names.index(name),): [["tt.divisibility", 16]]
-                          for name, kind in signature.items() if kind != "constexpr"}
-            source = ASTSource(kernel, {name: signature[name] for name in names}, constexprs, attributes)
-            compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=warps)
-            cubin = Path(sys.argv[1]) / "kernel.cubin"
-            cubin.write_bytes(compiled.asm["cubin"])
-            tool = triton.knobs.nvidia.cuobjdump.path
-            usage = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True)
-            (line,) = (each for each in usage.stdout.splitlines() if "REG:" in each)
-            found[f"{kernel.__name__} pairs={pairs} ones={ones}"] = dict(
-                item.split(":") for item in line.split() if item.count(":") == 1)
+    # Triton compiles anew for whole numbers that are 1, and for multiples of 16.
+    for pairs, ones in ((True, False), (False, True)):
+        constexprs = {**constants, **options, "PAIRS": pairs}
+        if ones:
+            constexprs |= {name: 1 for name, kind in arguments.items() if kind == "i32"}
+        signature = arguments | dict.fromkeys(constexprs, "constexpr")
+        names = kernel.arg_names
+        attributes = {(names.index(name),): [["tt.divisibility", 16]]
+                      for name, kind in signature.items() if kind != "constexpr"}
+        source = ASTSource(kernel, {name: signature[name] for name in names}, constexprs, attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=warps)
+        cubin = Path(sys.argv[1]) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = triton.knobs.nvidia.cuobjdump.path
+        usage = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True)
+        (line,) = (each for each in usage.stdout.splitlines() if "REG:" in each)
+        found[f"{kernel.__name__} pairs={pairs} ones={ones}"] = dict(
+            item.split(":") for item in line.split() if item.count(":") == 1)
 print(json.dumps(found))
 """
 
@@ -120,6 +122,6 @@ def test_in_the_interpreter() -> None:
 def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
     """A register that is spilled, or an array that is indexed, would need a stack."""
     found = json.loads(run(COMPILED, str(tmp_path), TRITON_CACHE_DIR=str(tmp_path / "cache")))
-    assert len(found) == 8
+    assert len(found) == 4
     assert {name: use["STACK"] for name, use in found.items()} == dict.fromkeys(found, "0")
     assert all(use["LOCAL"] == "0" for use in found.values())
