@@ -86,3 +86,18 @@ def test_what_the_kernels_leave_out_is_named_for_every_operator() -> None:
     assert command.LEFT_OUT.keys() == set(command.OPERATORS.values())
     assert torch.float16 not in native.STORAGE
     assert torch.complex64 not in native.STORAGE
+
+
+def test_a_triton_kernel_is_told_with_what_it_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a machine with a GPU: CUDA rows say what the dispatcher would do there."""
+    monkeypatch.setattr(command, "_devices", lambda: {"cpu": "always", "cuda": "a GPU"})
+    registered = torch._C._dispatch_has_kernel_for_dispatch_key
+    for row in facts(capsys)["operators"]:  # type: ignore[attr-defined]
+        if row["device"] == "cuda":
+            operator = command.OPERATORS[row["operator"]]
+            triton = registered(f"adder::{operator}", "CUDA")
+            assert row["implementation"] == ("Triton" if triton else "portable PyTorch")
+            assert (command.LEFT_OUT_CUDA.get(operator, "no kernel") in row["reason"]) or not triton
+    assert command.LEFT_OUT_CUDA.keys() <= set(command.OPERATORS.values())
