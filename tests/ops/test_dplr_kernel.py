@@ -98,7 +98,7 @@ def _exact(
     G = np.linalg.inv(M.astype(np.float64)).astype(np.longdouble)
     for _ in range(3):
         G = G @ (2 * identity - M @ G)  # Newton's iteration: each doubles the digits
-    square, found = 2 * G - identity, {place: 2 * half * (G @ b) for place in places}
+    square, found = 2 * G - identity, dict.fromkeys(places, 2 * half * (G @ b))
     for bit in range(max(places).bit_length()):
         found = {place: square @ x if place >> bit & 1 else x for place, x in found.items()}
         square = square @ square

@@ -86,6 +86,37 @@ def test_no_wrap_around(length: int, decay: float) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
+def smooth(least: int, most: int) -> list[int]:
+    """Return the numbers from `least` to `most` that have no prime factors but 2, 3, 5 and 7."""
+
+    def rest(n: int) -> int:
+        for factor in (2, 3, 5, 7):
+            while n % factor == 0:
+                n //= factor
+        return n
+
+    return [n for n in range(least, most + 1) if rest(n) == 1]
+
+
+def test_every_length_of_a_transform(served: Implementation) -> None:
+    """A signal as long as its kernel fills a transform of so many points: each factor at each level, exactly."""
+    if not served.name.startswith("cpu"):
+        pytest.skip("PyTorch's transforms are tested by PyTorch")
+    for length in smooth(32, 1100):
+        u, K, dy = (each.double().requires_grad_() for each in normals(length, *[(length,)] * 3))
+        y = long_convolution(u.view(1, -1, 1), K.view(1, -1)).flatten()
+        got = [y, *torch.autograd.grad(y, (u, K), dy)]
+        of_u, of_K, of_y = (each.detach().numpy() for each in (u, K, dy))
+        expected = [
+            np.convolve(of_u, of_K)[:length],
+            np.convolve(of_y[::-1], of_K)[:length][::-1],
+            np.convolve(of_y[::-1], of_u)[:length][::-1],
+        ]
+        for ours, theirs in zip(got, expected, strict=True):
+            error = np.abs(ours.detach().numpy() - theirs).max()
+            assert error <= 1e-13 * np.abs(theirs).max(), length
+
+
 @pytest.mark.usefixtures("served")
 def test_a_slow_kernel_in_float32() -> None:
     (u,) = normals(5, (2, 1000, 3))

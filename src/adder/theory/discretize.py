@@ -4,7 +4,7 @@ Step t lasts from time t dt to (t + 1) dt, and h[t] is the state at its end. A m
 does during the step, or how the step is approximated:
 
     zoh             u = x[t] all through the step: exact for inputs that are constant between samples
-    foh             u runs in a straight line: exact for inputs that are linear between samples
+    foh             u runs straight from x[t-1] to x[t]: exact for inputs that are linear between samples
     bilinear        the trapezoidal rule with u = x[t], as in S4
     euler           the slope at the start of the step
     backward_euler  the slope at its end
@@ -18,9 +18,9 @@ Each sample is a triangle that rises for one step and falls for one. `discretize
 
     Bbar = Gamma_1 - Gamma_2 + Abar Gamma_2 = dt phi_1(A dt)^2 B
 
-all that the triangle of one sample leaves in the state when it has ended; scipy.signal.cont2discrete gives the
-same Abar and Bbar. The state at the sample itself, where the triangle is at its height, is
-Abar h[t-1] + Gamma_2 x[t], with h of the triangles that have ended: `StateSpace.discretize` takes care of it.
+all that the triangle of one sample leaves in the state when it has ended, one step after the sample;
+scipy.signal.cont2discrete gives the same Abar and Bbar. So with s[t] = Abar s[t-1] + Bbar x[t] the state at
+sample t, where the triangle is at its height, is h[t] = s[t-1] + Gamma_2 x[t]: `StateSpace.discretize` sees to it.
 """
 
 import torch
@@ -37,13 +37,13 @@ _NAME = "discretize"
 
 
 def discretize(
-    A: Inexact[Tensor, "*a"],
-    B: Inexact[Tensor, "*b"],
+    A: Inexact[Tensor, "... n"],
+    B: Inexact[Tensor, "..."],
     dt: float | Tensor,
     method: str = "zoh",
     *,
     diagonal: bool | None = None,
-) -> tuple[Inexact[Tensor, "*a"], Inexact[Tensor, "*b"]]:
+) -> tuple[Inexact[Tensor, "... n"], Inexact[Tensor, "..."]]:
     r"""Turn dx/dt = A x + B u into h[t] = Abar h[t-1] + Bbar x[t].
 
         zoh             Abar = e^(dt A)                        Bbar = dt phi_1(dt A) B
@@ -114,6 +114,13 @@ def first_order_hold(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, 
     return E[:, :n] + torch.eye(n).to(E), whole - rising, rising
 
 
+def _hold(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """e^(dt A) and dt phi_1(dt A) B."""
+    n, p = B.shape
+    E = matrix_expm1(torch.cat([torch.cat([A, B], dim=1) * dt, A.new_zeros(p, n + p)]))
+    return E[:n, :n] + torch.eye(n).to(E), E[:n, n:]
+
+
 def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, Tensor]:
     n = A.shape[-1]
     if A.ndim != 2 or A.shape[0] != n:
@@ -126,13 +133,10 @@ def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, T
     dtype = torch.promote_types(A.dtype, B.dtype)
     a, columns = A.to(dtype), (B[:, None] if B.ndim == 1 else B).to(dtype)
     identity = torch.eye(n, dtype=dtype, device=A.device)
-    if method == "zoh":
-        zero = a.new_zeros(columns.shape[1], n + columns.shape[1])
-        E = matrix_expm1(torch.cat([torch.cat([a, columns], dim=1) * step, zero]))
-        Abar, Bbar = E[:n, :n] + identity, E[:n, n:]
-    elif method == "foh":
-        Abar, falling, rising = first_order_hold(a, columns, step)
-        Bbar = falling + Abar @ rising
+    if method in ("zoh", "foh"):
+        Abar, Bbar = _hold(a, columns, step)
+        if method == "foh":  # a triangle is a box held by a box
+            Bbar = _hold(a, Bbar / step, step)[1]
     elif method == "euler":
         Abar, Bbar = identity + step * a, step * columns
     else:

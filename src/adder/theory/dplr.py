@@ -18,6 +18,9 @@ from adder.theory.hippo import diagonal, hippo_parts
 from adder.theory.normal import conjugate_pairs, with_phase_of
 from adder.theory.views import roots_of_unity
 
+# A node this close to an eigenvalue of the normal part has no sums of its own.
+_MEETS = 1e-10
+
 
 class NPLR(NamedTuple):
     """A = W (diag(Lambda) - P P^*) W^* and B, with W = [V, conj V] unitary, and one of each conjugate pair kept.
@@ -166,6 +169,9 @@ def dplr_generating_function(
     The papers divide by 1 + w, and at the Nyquist frequency w = -1 of an even L by zero. As it is written here there
     g = 0 and R = 1/2: what is left is dt / 2 C~ B, which is dt Re(sum C~ B) over one half.
 
+    Where w meets an eigenvalue of the normal part, as fourier's 0 does at w = 1, R is infinite though the kernel is
+    not: there the dense matrix is solved, in the sense of least squares.
+
     Args:
         Lambda, P, B: as `nplr` returns them.
         C: one of each conjugate pair, y = 2 Re(C h); any axes in front.
@@ -180,7 +186,7 @@ def dplr_generating_function(
 
     Example:
         >>> Lambda, P, B, V = nplr("legs", 4)
-        >>> dplr_generating_function(Lambda, P, B, torch.ones(2), 0.1, 16).shape
+        >>> dplr_generating_function(Lambda, P, B, C=B.conj(), dt=0.1, length=16).shape
         torch.Size([9])
     """
     name = "dplr_generating_function"
@@ -195,12 +201,21 @@ def dplr_generating_function(
     Ct = truncated(both_halves(C), dplr_bilinear(Lambda, P, B, dt)[0], length)
     w = roots_of_unity(length).to(Lambda.device)
     g = (1 + w) * dt / 2
-    R = 1 / ((1 - w)[:, None] - g[:, None] * both_halves(Lambda))
+    inverse = (1 - w)[:, None] - g[:, None] * both_halves(Lambda)
+    meets = inverse.abs().amin(-1) < _MEETS
+    R = 1 / torch.where(meets[:, None], 1, inverse)
     p, b = both_halves(P), both_halves(B)
     cb = torch.einsum("...n,fn,n->...f", Ct, R, b)
     cp = torch.einsum("...n,fn,rn->...fr", Ct, R, p)
     pb = torch.einsum("rn,fn,n->fr", p.conj(), R, b)
     pp = torch.einsum("rn,fn,sn->frs", p.conj(), R, p)
     identity = torch.eye(len(P), dtype=pp.dtype, device=pp.device)
-    inner = torch.linalg.solve(identity + g[:, None, None] * pp, pb)
-    return dt * (cb - g * torch.einsum("...fr,fr->...f", cp, inner))
+    inner = torch.linalg.solve(identity + g[:, None, None] * pp, pb[..., None])[..., 0]
+    values = dt * (cb - g * torch.einsum("...fr,fr->...f", cp, inner))
+    if not bool(meets.any()):
+        return values
+    A = torch.diag(both_halves(Lambda)) - p.mT @ p.conj()
+    system = (1 - w)[:, None, None] * torch.eye(2 * m).to(A) - g[:, None, None] * A
+    met = torch.linalg.pinv(system[meets], rtol=_MEETS) @ b
+    values[..., meets] = dt * Ct @ met.mT
+    return values

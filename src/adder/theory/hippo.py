@@ -83,11 +83,16 @@ def hippo(
     return parts.A, parts.B
 
 
+def whole_name(measure: str) -> str:
+    """The name of a measure that may have been given by its other name."""
+    return ALIASES.get(measure, measure) if isinstance(measure, str) else measure
+
+
 def hippo_parts(
     name: str, measure: str, n: int, *, window: float = 1.0, beta: float | None = None
 ) -> Parts:
     """The matrices of a measure with the P and the shift that make A + P^T P - shift skew-symmetric."""
-    measure = one_of(name, "measure", ALIASES.get(measure, measure), MEASURES)
+    measure = one_of(name, "measure", whole_name(measure), MEASURES)
     n = whole(name, "n", n)
     unit = positive(name, "window", window)
     if beta is not None and measure != "lagt":
@@ -108,7 +113,9 @@ def hippo_parts(
 def _legs(n: int) -> Parts:
     q = torch.arange(n, dtype=torch.float64)
     r = (2 * q + 1).sqrt()
-    return Parts(-torch.outer(r, r).tril(-1) - torch.diag(q + 1), r, -0.5, r[None] / math.sqrt(2))
+    return Parts(
+        0 - torch.outer(r, r).tril(-1) - torch.diag(q + 1), r, -0.5, r[None] / math.sqrt(2)
+    )
 
 
 def _legt(n: int) -> Parts:
@@ -116,13 +123,13 @@ def _legt(n: int) -> Parts:
     even = (torch.arange(n) % 2 == 0).to(r)
     sign = 2 * even - 1
     outer = torch.outer(r, r)
-    A = -outer.tril() - outer.triu(1) * torch.outer(sign, sign)
+    A = 0 - outer.tril() - outer.triu(1) * torch.outer(sign, sign)
     return Parts(A, r, 0.0, torch.stack([r * even, r * (1 - even)]))
 
 
 def _lagt(n: int, beta: float) -> Parts:
     ones = torch.ones(n, dtype=torch.float64)
-    A = -torch.outer(ones, ones).tril(-1) - (1 + beta) / 2 * torch.diag(ones)
+    A = 0 - torch.outer(ones, ones).tril(-1) - (1 + beta) / 2 * torch.diag(ones)
     return Parts(A, ones, 0.0 - beta / 2, ones[None] / math.sqrt(2))
 
 
@@ -162,8 +169,8 @@ def diagonal(
     Args:
         init: one of the seven.
         n: the state size, even.
-        B: for legs. "theory" is V^* B / 2: the normal part alone has the basis functions of HiPPO-LegS, as n grows,
-            when B is halved (S4D, theorem 3). "clipped" is what state-spaces/s4 starts from: V^* B with the
+        B: for legs. "theory" is V^* B / 2: with B halved the normal part alone answers an input as HiPPO-LegS does,
+            as n grows (S4D, theorem 3). "clipped" is what state-spaces/s4 starts from: V^* B with the
             first component of every eigenvector real, Im B cut to [-2, 2]; here that component is positive.
         generator: for rand, where g is drawn from; None means PyTorch's own.
 

@@ -61,12 +61,14 @@ def remembering(A: Tensor, before: Tensor, now: Tensor, C: Tensor, D: Tensor) ->
     )
 
 
-def library(method: str, module: str, package: str) -> Any:
+def library(method: str, module: str, package: str, install: str | None = None) -> Any:
     """An optional library, or one line that says what to install."""
     try:
         return import_module(module)
     except ImportError:
-        raise UsageError(f"{method}: {package} is not installed: pip install {package}") from None
+        raise UsageError(
+            f"{method}: {package} is not installed: pip install '{install or package}'"
+        ) from None
 
 
 def arrays(matrices: Matrices) -> list[Any]:
@@ -95,7 +97,10 @@ def matrices_of_control(method: str, system: Any) -> tuple[Matrices, Any]:
         raise UsageError(
             f"{method}: got {type(system).__name__}, expected control's StateSpace or TransferFunction"
         )
-    form = control.ss(system)
+    try:
+        form = control.ss(system)
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise UsageError(f"{method}: python-control finds no state space form: {error}") from None
     if form.nstates == 0:
         form = control.ss([[0.0]], [[0.0] * form.ninputs], [[0.0]] * form.noutputs, form.D, form.dt)
     return _exact(method, form), form.dt

@@ -1,11 +1,14 @@
 """A linear system at a glance: impulse response, step response, poles."""
 
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from adder.errors import UsageError
 from adder.theory.interop import library
 
 if TYPE_CHECKING:
@@ -30,20 +33,19 @@ def plot_continuous(system: "StateSpace", times: Tensor, path: str | Path | None
 
 def plot_discrete(system: "DiscreteStateSpace", length: int, path: str | Path | None) -> "Figure":
     """The three pictures of a system in discrete time."""
-    from matplotlib.patches import Circle
-
     figure, axes = _figure("DiscreteStateSpace.plot")
     t = list(range(length))
     _response(axes[0], "impulse response", t, system.impulse(length), "step", steps=True)
     _response(axes[1], "step response", t, system.step(length), "step", steps=True)
-    axes[2].add_patch(Circle((0, 0), 1, fill=False, linewidth=0.8))
+    angle = torch.linspace(0, 2 * math.pi, 200)
+    axes[2].plot(angle.cos(), angle.sin(), color="black", linewidth=0.8)
     _poles(axes[2], system.poles)
     axes[2].set_aspect("equal", adjustable="datalim")
     return _saved(figure, path)
 
 
 def _figure(method: str) -> tuple["Figure", Any]:
-    figure = library(method, "matplotlib.figure", "matplotlib").Figure(
+    figure = library(method, "matplotlib.figure", "matplotlib", "adder-ssm[plot]").Figure(
         figsize=(11, 3.4), dpi=100, layout="constrained"
     )
     return figure, figure.subplots(1, 3)
@@ -77,7 +79,11 @@ def _poles(axes: "Axes", poles: Tensor) -> None:
 
 def _saved(figure: "Figure", path: str | Path | None) -> "Figure":
     if path is not None:
+        path = Path(path)
         picture = BytesIO()
-        figure.savefig(picture, format=Path(path).suffix.lstrip(".") or "png")
-        Path(path).write_bytes(picture.getvalue())
+        try:
+            figure.savefig(picture, format=path.suffix.lstrip(".") or "png")
+            path.write_bytes(picture.getvalue())
+        except (ValueError, OSError) as error:
+            raise UsageError(f"plot: cannot write {path}: {error}") from None
     return figure

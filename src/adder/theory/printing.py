@@ -11,7 +11,7 @@ _SMALL = 6  # states, inputs and outputs that are still written out
 
 
 def equations(system: "LinearSystem", derivative: str, state: str, before: str, given: str) -> str:
-    """One line for each state and output of a small system; matrices by shape and poles by range for a large one.
+    """One line for each state and output of a small system; shapes, and the slowest and fastest pole, of a large one.
 
     derivative: left side of the state's equation, with {} for its number; before, given: what state and
     input are called on the right; state: what the output sees.
@@ -33,7 +33,10 @@ def equations(system: "LinearSystem", derivative: str, state: str, before: str, 
     width = max(len(top), len(bottom))
     lines = [f"{top:{width}} = A {x} + B {u}", f"{bottom:{width}} = C {h}{direct}"]
     shapes = [f"{letter} ({rows} x {columns})" for letter, rows, columns in _shapes(n, p, q)]
-    return "\n".join([*lines, ", ".join(shapes if direct else shapes[:3])])
+    poles = system.poles
+    ends = f"poles from {number(complex(poles[0]))} to {number(complex(poles[-1]))}"
+    lines.append(", ".join(shapes if direct else shapes[:3]))
+    return "\n".join([*lines, f"{described(system)}; {ends}"])
 
 
 def described(system: "LinearSystem") -> str:

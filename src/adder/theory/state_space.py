@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Complex, Float
@@ -157,7 +157,7 @@ class StateSpace(LinearSystem):
         return E.reshape(*times.shape, *system.shape)
 
     @classmethod
-    def from_scipy(cls, system: Any) -> Self:
+    def from_scipy(cls, system: Any) -> "StateSpace":
         """From scipy.signal's StateSpace, TransferFunction or ZerosPolesGain (`lti`), in continuous time."""
         matrices, dt = interop.matrices_of_scipy("StateSpace.from_scipy", system)
         interop.continuous("StateSpace.from_scipy", dt, "DiscreteStateSpace.from_scipy")
@@ -168,7 +168,7 @@ class StateSpace(LinearSystem):
         return interop.scipy_system("StateSpace.to_scipy", interop.same_form(self), None)
 
     @classmethod
-    def from_control(cls, system: Any) -> Self:
+    def from_control(cls, system: Any) -> "StateSpace":
         """From python-control's StateSpace or TransferFunction, in continuous time."""
         matrices, dt = interop.matrices_of_control("StateSpace.from_control", system)
         interop.continuous("StateSpace.from_control", dt, "DiscreteStateSpace.from_control")
@@ -217,8 +217,8 @@ class DiscreteStateSpace(LinearSystem):
         h[t] = 0.5 h[t-1] + 0.5 x[t]
         y[t] = h[t]
         >>> y, state = mean.recurrence([1.0, 0.0, 0.0])
-        >>> y.tolist(), mean.kernel(3).tolist(), mean.convolution([1.0, 0.0, 0.0]).tolist()
-        ([0.5, 0.25, 0.125], [0.5, 0.25, 0.125], [0.5, 0.25, 0.125])
+        >>> y.tolist(), mean.kernel(3).tolist(), state.tolist()
+        ([0.5, 0.25, 0.125], [0.5, 0.25, 0.125], [0.125])
     """
 
     dt: float
@@ -315,7 +315,7 @@ class DiscreteStateSpace(LinearSystem):
         return math.ceil(steps)
 
     @classmethod
-    def from_scipy(cls, system: Any) -> Self:
+    def from_scipy(cls, system: Any) -> "DiscreteStateSpace":
         """From scipy.signal's StateSpace, TransferFunction or ZerosPolesGain with a step (`dlti`).
 
         Same inputs, same outputs. The state becomes that after the step: n numbers, or n + p where A cannot be
@@ -331,7 +331,7 @@ class DiscreteStateSpace(LinearSystem):
         return interop.scipy_system("DiscreteStateSpace.to_scipy", matrices, self.dt)
 
     @classmethod
-    def from_control(cls, system: Any) -> Self:
+    def from_control(cls, system: Any) -> "DiscreteStateSpace":
         """From python-control's StateSpace or TransferFunction with a step; the state as in `from_scipy`."""
         matrices, dt = interop.matrices_of_control("DiscreteStateSpace.from_control", system)
         step = interop.discrete_step(

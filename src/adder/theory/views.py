@@ -75,7 +75,9 @@ def resolvent(
     identity = torch.eye(n, dtype=a.dtype, device=a.device)
     rows = []
     for part in s.split(max(1, _BLOCK // (n * n))):
-        solved, singular = torch.linalg.solve_ex(part[:, None, None] * identity - a, b)
+        # Expanded, or `solve` takes b for a batch of vectors where its shape happens to be (f, n).
+        right = b.expand(len(part), *b.shape)
+        solved, singular = torch.linalg.solve_ex(part[:, None, None] * identity - a, right)
         if bool(singular.any()):
             pole = complex(part[singular != 0][0])
             raise UsageError(

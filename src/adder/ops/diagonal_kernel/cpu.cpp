@@ -9,6 +9,7 @@
 namespace adder::ADDER_ISA {
 namespace {
 
+constexpr int64_t panel_rows = 32;  // products of which are added up in S, the rest in double
 constexpr int64_t room = 16;  // behind each row, so that rows do not share the lines of the first cache
 
 // While this lives, numbers below the normal range count as zero: a kernel that fades is full of them, and on some
@@ -129,14 +130,15 @@ template <class S>
 struct MomentsScratch {
   Powers powers;
   double* counts;               // 0, 1, 2, ...
-  S *coarse, *gradient, *sums;  // (2 numbers, a), (a, s), (2 numbers, s)
-  int64_t coarse_row, fine_row, bytes;
+  S *coarse, *gradient, *sums;  // (2 numbers, a), (a, s), (panels, 2 numbers, s)
+  int64_t coarse_row, fine_row, panel, bytes;
 
   MomentsScratch(Arena arena, const DiagonalPowers& p) : powers(arena) {
     const int64_t numbers = (p.pairs ? 2 : 1) * p.m;
     fine_row = p.steps() + room, coarse_row = powers_most + room;
     counts = arena.take<double>(powers_most);
-    coarse = arena.take<S>(2 * numbers * coarse_row), sums = arena.take<S>(2 * numbers * fine_row);
+    panel = 2 * numbers * fine_row;
+    coarse = arena.take<S>(2 * numbers * coarse_row), sums = arena.take<S>(powers_most / panel_rows * panel);
     gradient = arena.take<S>(powers_most * fine_row);
     bytes = arena.used;
   }
@@ -190,21 +192,28 @@ void moments_task(const DiagonalMoments& p, int64_t number) {
       std::memcpy(row, dK + a * t.steps, count * sizeof(S));
       for (int64_t s = count; s < t.steps; ++s) row[s] = 0;
     }
-    multiply<S>({x.coarse, x.coarse_row, 1}, 2 * numbers, t.rows, x.gradient, x.fine_row, t.steps, x.sums, x.fine_row);
+    for (int64_t a = 0; a < t.rows; a += panel_rows)
+      multiply<S>({x.coarse + a, x.coarse_row, 1}, 2 * numbers, smaller(panel_rows, t.rows - a),
+                  x.gradient + a * x.fine_row, x.fine_row, t.steps, x.sums + a / panel_rows * x.panel, x.fine_row);
     for (int64_t j = 0; j < m; ++j) {
       Powers powers = x.powers;
       powers.template fill<pairs>({1, 0}, read<pairs>(p.z, t.h * m + j), t.steps);
       powers.re[-1] = powers.im[-1] = 0;
-      const S* const G = x.sums + j * x.fine_row;
       const int64_t next = m * x.fine_row;
+      auto sum_at = [&](int64_t number, int64_t s) {
+        const S* from = x.sums + j * x.fine_row + number * next + s;
+        Vec<double> total = load_wide(from);
+        for (int64_t a = panel_rows; a < t.rows; a += panel_rows) total += load_wide(from += x.panel);
+        return total;
+      };
       Vec<double> P0{}, P0i{}, P1{}, P1i{};
       for (int64_t s = 0; s < t.steps; s += lanes<double>) {
         const Vec<double> count = load(x.counts + s), f = load(powers.re + s), d = count * load(powers.re + s - 1);
-        const Vec<double> g = load_wide(G + s), dg = load_wide(G + (pairs ? 2 : 1) * next + s);
+        const Vec<double> g = sum_at(0, s), dg = sum_at(pairs ? 2 : 1, s);
         P0 += f * g, P1 += f * dg + d * g;
         if constexpr (pairs) {
           const Vec<double> fi = load(powers.im + s), di = count * load(powers.im + s - 1);
-          const Vec<double> gi = load_wide(G + next + s), dgi = load_wide(G + 3 * next + s);
+          const Vec<double> gi = sum_at(1, s), dgi = sum_at(3, s);
           P0 -= fi * gi, P0i += f * gi + fi * g;
           P1 -= fi * dgi + di * gi, P1i += f * dgi + fi * dg + d * gi + di * g;
         }

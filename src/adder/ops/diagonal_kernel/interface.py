@@ -1,6 +1,7 @@
 """The public kernel of a diagonal model, and the PyTorch operators under it."""
 
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Complex, Float
@@ -138,3 +139,18 @@ if (_native := native.module()) is not None:
     @_diagonal_kernel_backward.register_kernel("cpu")
     def _(A, B, C, dt, length, method, dK):  # type: ignore[no-untyped-def]
         return coefficients.gradients(_moments, A, B, C, dt, length, method, dK)
+
+
+if find_spec("triton") is not None:  # it is imported on the first call on a CUDA device
+
+    @_diagonal_kernel.register_kernel("cuda")
+    def _(A, B, C, dt, length, method):  # type: ignore[no-untyped-def]
+        from adder.ops.diagonal_kernel import gpu
+
+        return coefficients.kernel(gpu.forward, A, B, C, dt, length, method)
+
+    @_diagonal_kernel_backward.register_kernel("cuda")
+    def _(A, B, C, dt, length, method, dK):  # type: ignore[no-untyped-def]
+        from adder.ops.diagonal_kernel import gpu
+
+        return coefficients.gradients(gpu.moments, A, B, C, dt, length, method, dK)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NUMBERS = 1 << 21  # that a few channels may need at a time
+# How many numbers a few channels may need at a time: on a CPU what its caches hold, elsewhere enough to keep it busy.
+NUMBERS, NUMBERS_ELSEWHERE = 1 << 21, 1 << 25
 
 
 def forward(z: Tensor, w: Tensor, length: int, dtype: torch.dtype) -> Tensor:
@@ -81,5 +82,5 @@ def _channels(c: int, z: Tensor, length: int) -> Iterator[slice]:
     """Yield slices of channels that keep what is in memory small."""
     h, m = z.shape
     each = 2 * c * length + 8 * m * (2 * c + 3) * _steps(length)
-    count = max(1, NUMBERS // each)
+    count = max(1, (NUMBERS if z.device.type == "cpu" else NUMBERS_ELSEWHERE) // each)
     return (slice(first, min(first + count, h)) for first in range(0, h, count))

@@ -31,8 +31,8 @@ inline Point<S> times_conjugate(Point<S> a, Point<S> b) {  // a conj(b)
 // a w, or a conj(w) on the way back.
 template <class S, bool back>
 inline Point<S> turn(Point<S> a, const S* w) {
-  const S re = w[0], im = back ? -w[1] : w[1];
-  return {a.re * re - a.im * im, a.re * im + a.im * re};
+  if constexpr (back) return {a.re * w[0] + a.im * w[1], a.im * w[0] - a.re * w[1]};
+  return {a.re * w[0] - a.im * w[1], a.re * w[1] + a.im * w[0]};
 }
 // -i a, or i a on the way back.
 template <class S, bool back>

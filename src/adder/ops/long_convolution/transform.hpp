@@ -11,46 +11,38 @@
 
 namespace adder {
 
-// Estimated cycles for each point and vector: of a level with this radix, there and back; of all else in a transform;
-// and of a multiply-add in a direct sum. What matters is the ratios.
+// Estimated cycles for each vector of channels (AVX-512, Zen 4): at a level with this radix, there and back, for a point;
+// for all else about a point; and for a multiply-add in a direct sum. Only their ratios matter.
 inline double level_cycles(int radix) {
   switch (radix) {
     case 2: return 6;
-    case 3: return 9;
-    case 4: return 9;
-    case 5: return 12;
-    case 7: return 17;
-    default: return 13;
+    case 3: return 12;
+    case 4: return 10;
+    case 5: return 13;
+    case 7: return 18;
+    default: return 15;
   }
 }
-constexpr double transform_cycles = 20, direct_cycles = 1.2;
+inline double other_cycles(int64_t points) {  // and more where a signal and a spectrum no longer fit into 1 MB
+  return 14 + 16 * std::max(0.0, std::log2(static_cast<double>(points) / 1024));
+}
+constexpr double direct_cycles = 1.3;
 constexpr int64_t fewest_points = 32, most_points = int64_t{1} << 20;
 constexpr int64_t direct_block = 256;
 
-// The largest factor first, the largest power of two last: the first level leaves blocks that fit into a cache, and the
-// leaves have no turns. Empty if there are other factors.
+// The factors, small ones first: the first level walks along as many streams at once, from memory. A factor of two comes
+// second. None if there are factors other than 2, 3, 5 and 7.
 inline std::vector<int> factors(int64_t points) {
   std::vector<int> out;
-  for (int odd : {7, 5, 3})
-    for (; points % odd == 0; points /= odd) out.push_back(odd);
   int twos = 0;
   for (; points % 2 == 0; points /= 2) ++twos;
+  const int fours = twos == 1 ? 0 : twos * 2 % 3;  // and eights, or a two alone
+  out.insert(out.end(), fours, 4), out.insert(out.end(), (twos - 2 * fours) / 3, 8);
+  for (int odd : {3, 5, 7})
+    for (; points % odd == 0; points /= odd) out.push_back(odd);
   if (points != 1) return {};
-  if (twos == 1) out.push_back(2);
-  if (twos % 3 == 2) out.push_back(4);
-  if (twos % 3 == 1 && twos > 1) out.push_back(4), out.push_back(4);
-  for (int left = twos % 3 == 1 ? twos - 4 : twos % 3 == 2 ? twos - 2 : twos; left >= 3; left -= 3) out.push_back(8);
-  if (out.size() < 2) return {};
   std::sort(out.begin(), out.end());
-  std::rotate(out.begin(), out.end() - 1, out.end());
-  int last = static_cast<int>(out.size()) - 1;
-  for (int i = last; i > 0; --i)
-    if (out[i] == 8 || (out[i] == 4 && out[last] != 8)) {
-      std::swap(out[i], out[last]);
-      if (out[last] == 8) break;
-    }
-  if (out[last] == 2) std::swap(out[last], out[last - 1]);
-  if (out[0] == 2) std::swap(out[0], out[1]);
+  if (twos == 1) out.insert(out.begin() + std::min<size_t>(1, out.size()), 2);
   return out;
 }
 
@@ -67,9 +59,9 @@ inline const std::vector<Size>& sizes() {
       for (int64_t five = seven; five <= most_points; five *= 5)
         for (int64_t three = five; three <= most_points; three *= 3)
           for (int64_t points = three; points <= most_points; points *= 2) {
-            double cycles = transform_cycles;
+            double cycles = other_cycles(points);
             for (int radix : factors(points)) cycles += level_cycles(radix);
-            if (points >= fewest_points && cycles > transform_cycles) out.push_back({points, cycles * points});
+            if (points >= fewest_points) out.push_back({points, cycles * static_cast<double>(points)});
           }
     std::sort(out.begin(), out.end(), [](Size a, Size b) { return a.points < b.points; });
     return out;
@@ -102,8 +94,7 @@ struct Tables {
   Transform plan;
   std::vector<S> numbers;
 
-  explicit Tables(int64_t points) {
-    const std::vector<int> radices = factors(points);
+  Tables(int64_t points, const std::vector<int>& radices) {
     plan.points = points, plan.levels = static_cast<int>(radices.size());
     std::vector<size_t> begin;
     int64_t size = points;
@@ -136,7 +127,7 @@ const Transform* transform_of(int64_t points) {
   static std::map<int64_t, std::unique_ptr<Tables<S>>> kept;
   std::lock_guard<std::mutex> lock(mutex);
   std::unique_ptr<Tables<S>>& tables = kept[points];
-  if (!tables) tables = std::make_unique<Tables<S>>(points);
+  if (!tables) tables = std::make_unique<Tables<S>>(points, factors(points));
   return &tables->plan;
 }
 
