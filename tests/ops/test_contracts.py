@@ -117,20 +117,18 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.short_convolution, inputs),
             (OPERATORS.short_convolution_backward, (*inputs, dy, signal(11, B, 3, D))),
         ]
-<<<<<<< HEAD
         kernels, (start,) = real(12, 2, D, 50), given(signal(13, B, 49, D))
         grad = signal(14, B, length, 2 * D)
         passes += [
             (OPERATORS.long_convolution, (u, kernels, start)),
             (OPERATORS.long_convolution_backward, (u, kernels, start, grad)),
-=======
+        ]
         kind = torch.complex64 if full else torch.float32
         modes = (each.to(kind) for each in (A, real(12, D, N), real(13, B, D, N)))
         inputs = (*modes, real(14, D, N).abs() if full else vector.abs(), length, "zoh")
         passes += [
             (OPERATORS.diagonal_kernel, inputs),
             (OPERATORS.diagonal_kernel_backward, (*inputs, real(15, B, D, length))),
->>>>>>> diagonal
         ]
         inputs = (u, *given(v), vector, 1e-5, D, full)
         passes += [
