@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from adder.phi import phi1, phi1_derivative, phi2
 
-PLACES = [0, 1e-300, 1e-12, -1e-4, 1e-6 + 1e-7j, 0.01j, 0.3 - 0.2j, 0.4999, -0.5001, 0.5j, 1 + 1j]
+PLACES = [0, 1e-100, 1e-12, -1e-4, 1e-6 + 1e-7j, 0.01j, 0.3 - 0.2j, 0.4999, -0.5001, 0.5j, 1 + 1j]
 PLACES += [-5, -30, -800, 20j, -1e-4 + 300j]
 
 
@@ -27,7 +27,8 @@ def exact(name: str, z: complex) -> complex:
 @pytest.mark.parametrize("function", [phi1, phi2, phi1_derivative])
 def test_against_many_digits(function: Callable[[Tensor], Tensor]) -> None:
     z = torch.tensor(PLACES, dtype=torch.complex128)
-    truth = torch.tensor([exact(function.__name__, each) for each in PLACES])
+    found = [exact(function.__name__, each) for each in PLACES]
+    truth = torch.tensor(found, dtype=torch.complex128)
     assert ((function(z) - truth).abs() / truth.abs()).max() < 2e-15
     real = z.real[z.imag == 0]
     assert (function(real) - truth.real[z.imag == 0]).abs().max() < 2e-15
