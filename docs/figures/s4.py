@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Picture
 
 import adder
 from adder.theory import diagonal
-from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Figure, note
+from figures.style import BLUE, GREEN, GREY, ORANGE, RED, Figure, note
 
 SIZES = (2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
@@ -47,7 +47,9 @@ def eigenvectors_data() -> dict[str, Any]:
         form = adder.nplr("legs", n)
         unitary = torch.cat([form.V, form.V.conj()], dim=1)
         own.append(exact_condition(n))
-        normal.append(float(torch.linalg.norm(unitary) * torch.linalg.norm(torch.linalg.inv(unitary))))
+        normal.append(
+            float(torch.linalg.norm(unitary) * torch.linalg.norm(torch.linalg.inv(unitary)))
+        )
         normal_error.append(float((form.rebuild()[0] - A).abs().max() / A.abs().max()))
     return {
         "sizes": SIZES, "own": own, "normal": normal,
@@ -102,16 +104,17 @@ def draw_kernels(picture: Picture, data: dict[str, Any]) -> None:
     """Kernels on the left, frequencies on the right."""
     left, right = picture.subplots(1, 2, width_ratios=[1.75, 1])
     ago = torch.arange(4000) + 0.5
-    for row, (color, _) in enumerate(CHANNELS):
-        left.plot(ago, data["s4d"][row], color=color, linewidth=0.7, alpha=0.45)
+    left.plot(ago, data["s4d"][1], color=CHANNELS[1][0], linewidth=0.7, alpha=0.5)
     for row, (color, dt) in enumerate(CHANNELS):
         left.plot(ago, data["s4"][row], color=color, label=f"dt = {dt:g}")
     left.set(xlabel="steps ago", ylabel="K[l] / dt", xscale="log", xlim=(0.5, 4000))
-    left.set_title("S4 at three step sizes; thin: its diagonal, S4D")
+    left.set_title("S4 at three step sizes; thin: S4D at dt = 0.01")
     left.legend(loc="lower right")
     for name, (color, mark) in STARTS.items():
         frequencies = data["starts"][name]
-        right.plot(range(len(frequencies)), frequencies, mark, color=color, markersize=3, label=name)
+        right.plot(
+            range(len(frequencies)), frequencies, mark, color=color, markersize=3, label=name
+        )
     right.set(yscale="symlog", xlabel="pair of eigenvalues", ylabel="frequency Im $\\lambda$")
     right.set_title("how S4D starts")
     right.legend(loc="lower right")

@@ -68,7 +68,7 @@ class Figure(NamedTuple):
         return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def save(figure: Figure) -> Path:
+def save(figure: Figure, folder: Path | None = None) -> Path:
     """Compute, draw, write: 256 colours are enough for lines, and a third of the bytes."""
     drawn, text = io.BytesIO(), PngImagePlugin.PngInfo()
     with mpl.rc_context(_STYLE):
@@ -77,8 +77,9 @@ def save(figure: Figure) -> Path:
         picture.savefig(drawn)
     text.add_text("Source", figure.source)
     few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(figure.path, optimize=True, pnginfo=text)
-    return figure.path
+    path = figure.path if folder is None else folder / figure.path.name
+    few.save(path, optimize=True, pnginfo=text)
+    return path
 
 
 def note(axes: "Axes", x: float, y: float, text: str, **options: Any) -> None:

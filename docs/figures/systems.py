@@ -101,9 +101,10 @@ def draw_discretisation(picture: Picture, data: dict[str, Any]) -> None:
         plot.stairs(push[:-1], range(0, 12, 2), fill=True, color=PALE, baseline=0)
         plot.plot(0.01 * torch.arange(1, 1001), data["exact"], color=GREY, linewidth=1.2)
         shape = {"marker": "o", "markersize": 3.4} if dt > 0.1 else {}
-        for method, path in reversed(paths.items()):
-            color = METHODS[method][0]
-            plot.plot(dt * torch.arange(1, len(path) + 1), path, color=color, linewidth=1.1, **shape)
+        for method in ("euler", "backward_euler", "zoh", "bilinear"):  # the last on top
+            path, width = paths[method], 2.2 if method == "zoh" else 1.1
+            after = dt * torch.arange(1, len(path) + 1)
+            plot.plot(after, path, color=METHODS[method][0], linewidth=width, **shape)
         plot.set(xlim=(0, 10), ylim=(-0.95, 0.95), ylabel="position")
         plot.set_title(f"steps of dt = {dt:g} s")
     axes["0.05"].set_xlabel("time, s")
@@ -154,7 +155,9 @@ def draw_convolution(picture: Picture, data: dict[str, Any]) -> None:
     picture.colorbar(image, ax=plot, shrink=0.8)
 
     plot, steps = axes["views"], range(len(data["x"]))
-    plot.step(steps, 0.2 * data["x"], where="mid", color=GREY, linewidth=0.9, label="input (scaled)")
+    plot.step(
+        steps, 0.2 * data["x"], where="mid", color=GREY, linewidth=0.9, label="input (scaled)"
+    )
     plot.plot(steps, data["convolution"], color=ORANGE, linewidth=4, label="convolution")
     plot.plot(steps, data["recurrence"], color=BLUE, linewidth=1.3, label="recurrence")
     plot.set(title="one input, two views", xlim=(-1, len(data["x"])))
