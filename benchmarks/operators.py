@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adder.ops.diagonal_kernel import diagonal_kernel
+from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
 from adder.ops.gated_norm import gated_norm, rms_norm
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
 from adder.ops.linear_scan import linear_scan
@@ -62,6 +64,11 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
     u, delta = normal(1, length, d), torch.rand(1, length, d).to(dtype)
     A = -torch.arange(1.0, STATE_SIZE + 1).repeat(d, 1)
     B, C = normal(1, length, STATE_SIZE), normal(1, length, STATE_SIZE)
+    h, m = d // 8, 32
+    real = torch.float64 if dtype == torch.float64 else torch.float32
+    poles = torch.complex(-torch.ones(h, m, dtype=real), torch.arange(m, dtype=real).repeat(h, 1))
+    weights = torch.randn(1, h, m, dtype=poles.dtype)
+    step = torch.logspace(-3, -1, h, dtype=real)
     return [
         Case(
             "linear_scan",
@@ -94,6 +101,12 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             lambda u, delta, A, B, C: selective_scan_reference(u, delta, A, B, C)[0],
             (u, delta, A, B, C),
             loops=True,
+        ),
+        Case(
+            "diagonal_kernel n=64",
+            lambda A, B, C, dt: diagonal_kernel(A, B, C, dt, length),
+            lambda A, B, C, dt: diagonal_kernel_reference(A, B, C, dt, length),
+            (poles, torch.ones_like(poles), weights, step),
         ),
     ]
 

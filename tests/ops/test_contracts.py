@@ -123,6 +123,19 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.long_convolution, (u, kernels, start)),
             (OPERATORS.long_convolution_backward, (u, kernels, start, grad)),
         ]
+        kind = torch.complex64 if full else torch.float32
+        modes = (each.to(kind) for each in (A, real(12, D, N), real(13, B, D, N)))
+        inputs = (*modes, real(14, D, N).abs() if full else vector.abs(), length, "zoh")
+        passes += [
+            (OPERATORS.diagonal_kernel, inputs),
+            (OPERATORS.diagonal_kernel_backward, (*inputs, real(15, B, D, length))),
+        ]
+        rank = real(16, int(full), D, N) + 0j
+        inputs = (A + 1j, rank, real(12, D, N) + 0j, real(13, B, D, N) + 0j, vector.abs(), length)
+        passes += [
+            (OPERATORS.dplr_kernel, inputs),
+            (OPERATORS.dplr_kernel_backward, (*inputs[:-1], real(15, B, D, length))),
+        ]
         inputs = (u, *given(v), vector, 1e-5, D, full)
         passes += [
             (OPERATORS.gated_norm, inputs),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,8 +54,11 @@ def classify(
         str | None,
         typer.Option(
             help="How many of the training's steps pass in one of these, or auto: its sampling "
-            "rate over that of the wav file [1]."
+            "rate over that of FILE [1]."
         ),
+    ] = None,
+    sampling_rate: Annotated[
+        float | None, typer.Option(help="Of FILE, in Hz, where it does not say [the training's].")
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Average the channels of a wav file.")] = False,
     checkpoint: Annotated[
@@ -81,24 +85,29 @@ def classify(
     target = choose_device(device)
     model = open_model(run, checkpoint).classifier().to(target)
     use_threads(threads, model.config.parameter_count())
-    chunks, speed = _open(source, model.config, raw, mix, rate, chunk, every)
-    live = LiveClassifier(model, speed)
-    seen: list[dict[str, Any]] = []
-    try:
-        for piece in chunks:
-            last, place = (live.label, live.position) if live.position else ("", 0)
-            live.feed(piece)
-            if live.position // every > place // every if every else live.label != last:
-                seen.append({"step": live.position, **_now(live)})
-                if not as_json:
-                    print(_line(live, model.config, speed), flush=True)
-    except KeyboardInterrupt:
-        if live.position:
-            _print_end(live, model.config, speed, seen, as_json, run)
-        raise
-    if not live.position:
-        raise UsageError(f"{'standard input' if source == '-' else source} is empty")
-    _print_end(live, model.config, speed, seen, as_json, run)
+    with ExitStack() as files:
+        chunks, speed = _open(
+            source, model.config, raw, mix, rate, sampling_rate, chunk, every, files
+        )
+        live, seen = LiveClassifier(model, speed), []
+        try:
+            for piece in chunks:
+                last, place = (live.label, live.position) if live.position else ("", 0)
+                live.feed(piece)
+                if live.position // every > place // every if every else live.label != last:
+                    seen.append({"step": live.position, **_now(live)})
+                    if not as_json:
+                        print(_line(live, model.config, speed), flush=True)
+            if not live.position:
+                raise UsageError(f"{'standard input' if source == '-' else source} is empty")
+            ended = True
+        except KeyboardInterrupt:
+            # Often the stream ends with it: Ctrl-C in a pipe stops whoever writes it too.
+            ended = False
+    if live.position:
+        _print_end(live, model.config, speed, seen, as_json, run)
+    if not ended:
+        raise KeyboardInterrupt
 
 
 def _open(
@@ -107,8 +116,10 @@ def _open(
     raw: bool,
     mix: bool,
     asked: str | None,
+    hertz: float | None,
     chunk: int | None,
     every: int | None,
+    files: ExitStack,
 ) -> "tuple[Chunks, float]":
     """The chunks of a stream, and the rate at which the model reads them."""
     from adder.data.budget import readable
@@ -122,18 +133,24 @@ def _open(
         raise UsageError(f"{name} holds samples of one channel, and the model reads {reads}")
     if mix and not wav:
         raise UsageError("--mix is for wav files")
+    if hertz is not None and (wav or not hertz > 0):
+        raise UsageError(
+            f"{name} says its sampling rate itself: leave --sampling-rate out"
+            if wav
+            else f"--sampling-rate must be a positive number, got {hertz:g}"
+        )
     size = chunk or _chunk(_SAMPLES_AT_ONCE if wav or raw else 1, every)
     if wav:
         samples, rate = read_wav_file(Path(source), mix)
         return in_chunks(samples, size), choose_rate(asked, config.sampling_rate, rate, name)
-    speed = choose_rate(asked, config.sampling_rate, None, name)
+    speed = choose_rate(asked, config.sampling_rate, hertz, name)
     if source == "-":
         if sys.stdin is None:
             raise UsageError("standard input is closed: there is nothing to read")
         file = sys.stdin.buffer
     else:
         with readable(source):
-            file = Path(source).open("rb")  # noqa: SIM115
+            file = files.enter_context(Path(source).open("rb"))  # noqa: SIM115
     if raw:
         return read_raw(file, size), speed
     return read_numbers(file, config.d_input or 1, config.vocab_size, size, name), speed
@@ -155,10 +172,10 @@ def _line(live: "LiveClassifier", config: "SequenceClassifierConfig", rate: floa
 
 
 def _place(live: "LiveClassifier", config: "SequenceClassifierConfig", rate: float) -> str:
+    step = f"step {live.position:,}"
     if config.sampling_rate is None:
-        return f"step {live.position:,}"
-    seconds = live.position * rate / config.sampling_rate
-    return f"{seconds:.3f} s"
+        return step
+    return f"{step}, {live.position * rate / config.sampling_rate:.3f} s"
 
 
 def _print_end(

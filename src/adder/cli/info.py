@@ -42,6 +42,8 @@ LEFT_OUT = {
     "dplr_kernel": "nothing",
     "gated_norm": "float16",
 }
+# What the Triton kernels leave to it.
+LEFT_OUT_CUDA = {"diagonal_kernel": "float64"}
 WIDTH = 80
 
 
@@ -112,7 +114,10 @@ def _implementations(operator: str, status: Any) -> list[tuple[str, str, str]]:
             reason = f"compiled; portable PyTorch serves {LEFT_OUT[operator]}"
             rows.append((device, f"C++ {status.isa}", reason))
         elif own:
-            rows.append((device, "Triton", f"a kernel for {device} is registered"))
+            reason = (
+                f"compiled at its first call; portable PyTorch serves {LEFT_OUT_CUDA[operator]}"
+            )
+            rows.append((device, "Triton", reason))
         elif device == "cpu":
             reason = "it has no C++ kernel yet" if status.available else status.reason
             rows.append((device, "portable PyTorch", reason))
