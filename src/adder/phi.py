@@ -35,7 +35,7 @@ class _Phi1(torch.autograd.Function):
         return torch.where(zero, 1, torch.expm1(safe) / safe)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx, inputs, _output) -> None:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
