@@ -11,8 +11,8 @@
 
 namespace adder {
 
-// Estimated cycles for each vector of channels (AVX-512, Zen 4): at a level with this radix, there and back, for a point;
-// for all else about a point; and for a multiply-add in a direct sum. Only their ratios matter.
+// Cycles for each vector of channels, as measured with AVX-512 on Zen 4: for a point at a level with this radix, there
+// and back; for all else about a point; and for a multiply-add in a direct sum. Only their ratios matter.
 inline double level_cycles(int radix) {
   switch (radix) {
     case 2: return 6;
@@ -27,11 +27,12 @@ inline double other_cycles(int64_t points) {  // and more where a signal and a s
   return 14 + 16 * std::max(0.0, std::log2(static_cast<double>(points) / 1024));
 }
 constexpr double direct_cycles = 1.3;
-constexpr int64_t fewest_points = 32, most_points = int64_t{1} << 20;
+// A thread keeps the memory of 1 + c transforms: with float32 and AVX-512, 32 MB each at most.
+constexpr int64_t fewest_points = 32, most_points = int64_t{1} << 18, most_taps = most_points;
 constexpr int64_t direct_block = 256;
 
-// The factors, small ones first: the first level walks along as many streams at once, from memory. A factor of two comes
-// second. None if there are factors other than 2, 3, 5 and 7.
+// The factors, small ones first: the first level walks along as many streams at once, through memory. A factor of two
+// comes second. None if there are factors other than 2, 3, 5 and 7.
 inline std::vector<int> factors(int64_t points) {
   std::vector<int> out;
   int twos = 0;
@@ -114,7 +115,8 @@ struct Tables {
     part = ((part % whole) + whole) % whole;
     const int64_t eighth = 8 * part / whole;
     const int64_t quarters = (eighth + 1) / 2;  // the nearest quarter turn
-    const double angle = 1.57079632679489661923 * static_cast<double>(4 * part - quarters * whole) / static_cast<double>(whole);
+    const double rest = static_cast<double>(4 * part - quarters * whole) / static_cast<double>(whole);
+    const double angle = 1.57079632679489661923 * rest;
     const double cosine = std::cos(angle), sine = std::sin(angle);
     const double re[] = {cosine, -sine, -cosine, sine}, im[] = {sine, cosine, -sine, -cosine};
     numbers.push_back(static_cast<S>(re[quarters % 4])), numbers.push_back(static_cast<S>(im[quarters % 4]));
