@@ -131,6 +131,18 @@ def test_loss_is_the_cross_entropy_and_has_gradients_everywhere():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_dropout_drops_a_channel_for_all_steps_where_it_is_tied(tied):
+    model = make(layer="mamba", n_layer=1, dropout=0.5, tie_dropout=tied).train()
+    seen = []
+    next(model.blocks()).dropout.register_forward_hook(lambda _, __, out: seen.append(out == 0))
+    model(values(4, 50, 2))
+    (dropped,) = seen
+    assert 0.2 < dropped.double().mean() < 0.8
+    by_channel = dropped.double().mean(1)
+    assert bool(((by_channel == 0) | (by_channel == 1)).all()) == tied
+
+
 def test_step_sizes_learn_at_their_own_rate_without_decay():
     groups = parameter_groups(make(**CAUSAL["s4"]), lr=0.01, weight_decay=0.1)
     own = [group for group in groups if group["lr"] == 1e-3]

@@ -45,6 +45,7 @@ class ClassificationTask(Task):
         self.data = data
         self.training = training
         self.units_per_step = training.rows
+        self.to_test = 0 if data.test is None else len(data.test)
         self.training_indices, self.validation_indices = held_out(
             len(data.train), training.validation, training.seed
         )
