@@ -130,6 +130,12 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.diagonal_kernel, inputs),
             (OPERATORS.diagonal_kernel_backward, (*inputs, real(15, B, D, length))),
         ]
+        rank = real(16, int(full), D, N) + 0j
+        inputs = (A + 1j, rank, real(12, D, N) + 0j, real(13, B, D, N) + 0j, vector.abs(), length)
+        passes += [
+            (OPERATORS.dplr_kernel, inputs),
+            (OPERATORS.dplr_kernel_backward, (*inputs[:-1], real(15, B, D, length))),
+        ]
         inputs = (u, *given(v), vector, 1e-5, D, full)
         passes += [
             (OPERATORS.gated_norm, inputs),

@@ -19,6 +19,7 @@ from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
 
 interface = importlib.import_module("adder.ops.diagonal_kernel.interface")
 METHODS = ["zoh", "bilinear", "dss"]
+DTYPES = [torch.complex64, torch.complex128, torch.float32, torch.float64]
 
 # The reference is in double whatever comes in, so all that it errs in float32 is the last rounding. The kernels round
 # two tables of powers, multiply, and add up to 2 m or 32 such products in float32.
@@ -83,11 +84,18 @@ def _mixed(function: Callable[..., Tensor], rest: dict[str, Tensor], **inputs: A
     return function(**inputs, **{k: x.double() if wide else x for k, x in rest.items()})
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("c", "h", "m", "length"), SIZES)
 @pytest.mark.usefixtures("served", "poisoned")
-def test_forward_and_backward(
+def test_forward_and_backward(c: int, h: int, m: int, length: int, dtype: torch.dtype) -> None:
+    compare(draw(c, h, m, length, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["bilinear", "dss"])
+@pytest.mark.parametrize(("c", "h", "m", "length"), SIZES[::3])
+@pytest.mark.usefixtures("served", "poisoned")
+def test_other_methods(
     c: int, h: int, m: int, length: int, method: str, dtype: torch.dtype
 ) -> None:
     inputs = draw(c, h, m, length, dtype=dtype, method=method)

@@ -193,14 +193,20 @@ class LinearSSM(nn.Module, ABC):
         return self.state_size // 2 if self.complex_state else self.state_size
 
     def step_sizes(self, rate: float = 1.0) -> Float[Tensor, "h"] | Float[Tensor, "h m"]:
-        """dt of every channel, in steps' time units, at a sampling rate `rate` times slower than in training."""
-        raw = torch.sinh(_wide(self.dt)) if self.dt_fast else _wide(self.dt)
+        """dt of every channel at a sampling rate `rate` times slower than in training, float64.
+
+        Float64 as A is, so that every device has the same: a last place of dt turns the phase of a fast mode, l steps
+        on, by l dt Im A of it.
+        """
+        raw = torch.sinh(self.dt.double()) if self.dt_fast else self.dt.double()
         return TRANSFORMS[self.dt_transform][0](raw) * rate
 
     def eigenvalues(self) -> Tensor:
-        """A (h m): the diagonal, for S4 without its low-rank part."""
-        real = -TRANSFORMS[self.real_transform][0](_wide(self.A_real))
-        return self._spread(torch.complex(real, _wide(self.A_imag)) if self.complex_state else real)
+        """A (h m): the diagonal, for S4 without its low-rank part; complex128, or float64."""
+        real = -TRANSFORMS[self.real_transform][0](self.A_real.double())
+        return self._spread(
+            torch.complex(real, self.A_imag.double()) if self.complex_state else real
+        )
 
     def _spread(self, x: Tensor) -> Tensor:
         """(..., n_ssm, m) to (..., h, m): channel i uses copy i mod n_ssm."""

@@ -87,11 +87,11 @@ PRESETS = {
 CLASSIFIER_PRESETS = {
     "pixels": Preset(
         "images as sequences of pixels, such as MNIST",
-        {"d_model": 128, "n_layer": 4, "dropout": 0.1},
+        {"d_model": 64, "n_layer": 4},
         {
-            "steps": 3000,
+            "steps": 3600,
             "batch_size": 50,
-            "learning_rate": 4e-3,
+            "learning_rate": 1e-2,
             "minimum_learning_rate": 1e-5,
             "warmup": 150,
             "weight_decay": 0.05,
@@ -102,12 +102,12 @@ CLASSIFIER_PRESETS = {
     ),
     "audio": Preset(
         "spoken words as raw samples",
-        {"d_model": 64, "n_layer": 4, "dropout": 0.1},
+        {"d_model": 64, "n_layer": 4},
         {
-            "steps": 2000,
+            "steps": 2500,
             "batch_size": 16,
             "buckets": 16,
-            "learning_rate": 4e-3,
+            "learning_rate": 1e-2,
             "minimum_learning_rate": 1e-5,
             "warmup": 100,
             "weight_decay": 0.05,

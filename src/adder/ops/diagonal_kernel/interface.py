@@ -54,11 +54,11 @@ def diagonal_kernel(
             that is not positive, and A = 0 with "dss", which has a pole there.
         TypeError: a type is not the one asked for; the messages name the argument.
 
-    Numbers: all that is made of A, B, dt is float64 or complex128, and powers are products in it, never e^(l log z):
-    z = 0 is exact, zoh at A = 0 is exact, and so are their gradients. With K in float32 the tables of powers are
-    rounded to float32 once, which leaves an error of about 2e-7 of the largest |K|, at any length and any phase.
-    Cost: 4 c h m l multiply-adds' worth of arithmetic forward and twice that backward (half, for real numbers),
-    as products of matrices. Nothing of size (h, m, l) is stored.
+    Numbers: all that is made of A, B and dt is float64 or complex128, powers included. z = 0 is exact, zoh at A = 0
+    is exact, and so are their gradients. For K in float32, tables of powers are rounded to float32 once, which
+    leaves an error of 1e-7 to 4e-7 of the largest |K|, at any length and any phase.
+    Cost: 4 c h m l flops forward and 8 backward (half of it for real numbers), as products of matrices. Nothing of
+    size (h, m, l) is stored.
 
     Example:
         >>> A, B, C = torch.tensor([[-1.0]]), torch.ones(1, 1), torch.ones(1, 1, 1)

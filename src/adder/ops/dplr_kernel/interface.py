@@ -40,7 +40,7 @@ def dplr_kernel(
         length: how many steps of the kernel, at least 1.
 
     Returns:
-        K, real, float32 for complex64 parameters and float64 for complex128. It carries gradients to every argument.
+        K in the real type of C. It carries gradients to every argument.
 
     Raises:
         ValueError: a shape or device disagrees, an axis is empty, or the length is below 1.
@@ -64,9 +64,8 @@ def dplr_kernel(
         raise ValueError(f"{NAME}: P has shape {tuple(P.shape)}, expected 3 axes (r, h, m)")
     sizes["r"] = P.shape[0]
     for name, each, axes in (("P", P, "r h m"), ("B", B, "h m"), ("C", C, "c h m")):
-        expect(NAME, name, each, axes, sizes, Lambda, (Lambda.dtype,))
-    real = torch.float64 if Lambda.dtype == torch.complex128 else torch.float32
-    expect(NAME, "dt", dt, "h", sizes, Lambda, (real,))
+        expect(NAME, name, each, axes, sizes, Lambda, (torch.complex64, torch.complex128))
+    expect(NAME, "dt", dt, "h", sizes, Lambda, (torch.float32, torch.float64))
     if length < 1:
         raise ValueError(f"{NAME}: length is {length}, expected at least 1")
     refuse_forward_mode(NAME, Lambda, P, B, C, dt)
@@ -74,13 +73,9 @@ def dplr_kernel(
     return _dplr_kernel(*arguments, dt, length)
 
 
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.complex128 else torch.float32
-
-
 def _kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
     system = bilinear(Lambda, P, B, C, dt)
-    K = portable.forward(system.Abar, system.Bbar, system.c, length, _real(C.dtype))
+    K = portable.forward(system.Abar, system.Bbar, system.c, length, C.dtype.to_real())
     return K.contiguous()
 
 
@@ -89,15 +84,18 @@ def _adjoint(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     system = bilinear(Lambda, P, B, C, dt)
     found = portable.backward(system.Abar, system.Bbar, system.c, dK)
-    return _gradients(Lambda, P, B, dt, system.G, *found)
+    return _gradients(Lambda, P, B, C, dt, system.G, *found)
 
 
 def _gradients(
-    Lambda: Tensor, P: Tensor, B: Tensor, dt: Tensor, G: Tensor, *found: Tensor
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, G: Tensor, *found: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *gradients, ddt = bilinear_adjoint(Lambda, P, B, dt, G, *found)
-    dLambda, dP, dB, dC = (each.to(Lambda.dtype).contiguous() for each in gradients)
-    return dLambda, dP, dB, dC, ddt.to(dt.dtype)
+    gradients = bilinear_adjoint(Lambda, P, B, dt, G, *found)
+    dLambda, dP, dB, dC, ddt = (
+        grad.to(each.dtype).contiguous()
+        for grad, each in zip(gradients, (Lambda, P, B, C, dt), strict=True)
+    )
+    return dLambda, dP, dB, dC, ddt
 
 
 _dplr_kernel = torch.library.custom_op("adder::dplr_kernel", _kernel, mutates_args=())
@@ -108,7 +106,7 @@ _dplr_kernel_backward = torch.library.custom_op(
 
 @_dplr_kernel.register_fake
 def _(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
-    return C.new_empty(C.shape[0], C.shape[1], length, dtype=_real(C.dtype))
+    return C.new_empty(C.shape[0], C.shape[1], length, dtype=C.dtype.to_real())
 
 
 @_dplr_kernel_backward.register_fake
@@ -135,10 +133,10 @@ if (_native := native.module()) is not None:
     @_dplr_kernel.register_kernel("cpu")
     def _(Lambda, P, B, C, dt, length):  # type: ignore[no-untyped-def]
         system = bilinear(Lambda, P, B, C, dt)
-        return cpu.forward(_native, system.Abar, system.Bbar, system.c, length, _real(C.dtype))
+        return cpu.forward(_native, system.Abar, system.Bbar, system.c, length, C.dtype.to_real())
 
     @_dplr_kernel_backward.register_kernel("cpu")
     def _(Lambda, P, B, C, dt, dK):  # type: ignore[no-untyped-def]
         system = bilinear(Lambda, P, B, C, dt)
         found = cpu.backward(_native, system.Abar, system.Bbar, system.c, dK)
-        return _gradients(Lambda, P, B, dt, system.G, *found)
+        return _gradients(Lambda, P, B, C, dt, system.G, *found)
