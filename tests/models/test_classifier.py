@@ -1,5 +1,7 @@
 """SequenceClassifier: every view of one model equal, padding inert, and what it refuses."""
 
+import doctest
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ import adder
 from adder import SequenceClassifier, SequenceClassifierConfig
 from adder.layers import parameter_groups
 from adder.layers.state import flatten_state, map_state
+from adder.models import classifier
 
 SIZES = {"classes": 3, "d_input": 2, "d_model": 8, "n_layer": 2, "dropout": 0.1}
 CAUSAL = {
@@ -240,6 +243,11 @@ def test_a_language_model_is_told_from_a_classifier(tmp_path):
 def test_bad_input_is_refused_by_name(settings, call, message):
     with pytest.raises(adder.UsageError, match=message):
         call(make(**settings))
+
+
+def test_the_example_runs():
+    result = doctest.testmod(classifier, extraglobs={"torch": torch})
+    assert (result.attempted, result.failed) == (7, 0)
 
 
 @pytest.mark.compiles
