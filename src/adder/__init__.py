@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adder import layers as layers
     from adder import ops as ops
+    from adder import theory as theory
     from adder.errors import AdderError as AdderError
     from adder.errors import DamagedFile as DamagedFile
     from adder.errors import UsageError as UsageError
@@ -49,12 +51,13 @@ _HOME = {
     "hippo": "adder.theory",
     "nplr": "adder.theory",
 }
-__all__ = [*_HOME, "ops"]
+_PACKAGES = ("layers", "ops", "theory")
+__all__ = [*_HOME, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module("adder.ops")
+    if name in _PACKAGES:
+        return import_module(f"adder.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'adder' has no attribute {name!r}")

@@ -19,6 +19,7 @@ from adder.errors import UsageError
 from adder.ops import long_convolution
 
 BLOCK = 64  # steps that the recurrence takes at once
+ONE_BY_ONE = 16  # shorter inputs are read step by step: the tables of a block would cost more
 
 # How a parameter that may be any number becomes a positive one, and back.
 TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -49,6 +50,10 @@ class Options(TypedDict, total=False):
     drop_kernel: float
     swap_channels: bool
     deterministic: bool
+
+
+# One step: (state (b h n), u (b h)) to (y (b c h), state), in float64.
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Tables(NamedTuple):
@@ -232,6 +237,10 @@ class LinearSSM(nn.Module, ABC):
     def _tables(self, steps: int, rate: float) -> Tables:
         """What the recurrence needs to take so many steps at once."""
 
+    @abstractmethod
+    def _stepper(self, rate: float) -> Step:
+        """The discrete system, ready to take one step after another."""
+
     def initial_state(self, batch_size: int) -> Float[Tensor, "b h n"] | Float[Tensor, "b k h"]:
         """The state before the first step, zeros: float64 numbers, or the last inputs of a layer with `l_max`.
 
@@ -287,12 +296,18 @@ class LinearSSM(nn.Module, ABC):
     def _recur(self, u: Tensor, state: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         """Blocks of steps: what a block reads of itself is a short convolution, what it reads of the past the state."""
         length = u.shape[1]
+        if length < ONE_BY_ONE:
+            step, outputs = self._stepper(rate), []
+            for now in u.double().unbind(1):
+                y, state = step(state, now)
+                outputs.append(y)
+            return torch.stack(outputs, dim=1).flatten(2).to(u.dtype), state
         steps = min(length, BLOCK)
         whole = length - length % steps
         y, state = self._run_blocks(u[:, :whole], state, steps, rate)
         if whole == length:
             return y, state
-        rest, state = self._run_blocks(u[:, whole:], state, length - whole, rate)
+        rest, state = self._recur(u[:, whole:], state, rate)
         return torch.cat([y, rest], dim=1), state
 
     def _run_blocks(

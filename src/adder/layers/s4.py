@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.layers.linear_ssm import LinearSSM, Options, Tables
+from adder.layers.linear_ssm import LinearSSM, Options, Step, Tables
 from adder.ops import dplr_kernel
 from adder.ops.dplr_kernel.discrete import bilinear, pair, unpair
 from adder.ops.dplr_kernel.portable import krylov
@@ -94,38 +94,35 @@ class S4(LinearSSM):
             lambda x: torch.einsum("hij,bhj->bhi", power, x),
         )
 
-    def _recur(self, u: Tensor, state: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        if u.shape[1] >= STEPS_ONE_BY_ONE:
-            return super()._recur(u, state, rate)
-        return self._recur_by_steps(u, state, rate)
-
-    def _recur_by_steps(self, u: Tensor, state: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    def _stepper(self, rate: float) -> Step:
         """x <- (I - dt/2 A)^-1 ((I + dt/2 A) x + dt B u), by Woodbury's identity on vectors: O(n r) for each step.
 
         In complex halves P* x of both halves is 2 Re(P . x), and rho = 1 / (1 - dt/2 Lambda).
         """
         Lambda, P, B, C = (each.to(torch.complex128) for each in self._system(rate)[:4])
-        half = self.step_sizes(rate).double().unsqueeze(-1) / 2
+        half = self.step_sizes(rate).unsqueeze(-1) / 2
         rho = 1 / (1 - half * Lambda)
         right = (rho * P.conj()).movedim(0, 1)  # (h r m)
         small = 2 * half.unsqueeze(-1) * torch.einsum("hrm,shm->hrs", right, P).real
         small = small + torch.eye(len(P), dtype=small.dtype, device=small.device)
         correction = torch.linalg.solve(small.to(right.dtype), right).movedim(1, 0)
-        x, outputs = unpair(state), []
-        for now in u.double().unbind(1):
+
+        def step(state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            x = unpair(state)
             x = (
                 x
-                + half * (Lambda * x - 2 * self._low_rank(P, P.conj(), x))
-                + 2 * half * B * now.unsqueeze(-1)
+                + half * (Lambda * x - 2 * _low_rank(P, P.conj(), x))
+                + 2 * half * B * u.unsqueeze(-1)
             )
-            x = rho * x - 2 * half * self._low_rank(rho * P, correction, x)
-            outputs.append(2 * torch.einsum("chm,bhm->bch", C, x).real)
-        return torch.stack(outputs, dim=1).flatten(2).to(u.dtype), pair(x)
+            x = rho * x - 2 * half * _low_rank(rho * P, correction, x)
+            return 2 * torch.einsum("chm,bhm->bch", C, x).real, pair(x)
 
-    @staticmethod
-    def _low_rank(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
-        """sum_r left_r Re(right_r . x): (r h m), (r h m), (b h m) to (b h m)."""
-        return torch.einsum("rhm,brh->bhm", left, torch.einsum("rhm,bhm->brh", right, x).real + 0j)
+        return step
+
+
+def _low_rank(left: Tensor, right: Tensor, x: Tensor) -> Tensor:
+    """sum_r left_r Re(right_r . x): (r h m), (r h m), (b h m) to (b h m)."""
+    return torch.einsum("rhm,brh->bhm", left, torch.einsum("rhm,bhm->brh", right, x).real + 0j)
 
 
 def _start(name: str, n: int, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.layers.linear_ssm import LinearSSM, Options, Tables
+from adder.layers.linear_ssm import LinearSSM, Options, Step, Tables
 from adder.ops import diagonal_kernel
+from adder.ops.dplr_kernel.discrete import pair, unpair
 from adder.phi import phi1
 from adder.theory.hippo import diagonal
 
@@ -87,14 +88,28 @@ class S4D(LinearSSM):
         )
         return super().initial_state(batch_size)
 
-    def _tables(self, steps: int, rate: float) -> Tables:
-        A, B, C, dt = (each.to(_widest(each)) for each in self._system(rate))
-        dt = dt.reshape(self.channels, -1)
+    def _discrete(self, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Abar (h m), Bbar (h m) and C (c h m), as wide as the state."""
+        A, B, C, dt = self._system(rate)
+        B, C, dt = B.to(A.dtype), C.to(A.dtype), dt.reshape(self.channels, -1)
         z = dt * A
         if self.method == "bilinear":
-            Abar, Bbar = (1 + z / 2) / (1 - z / 2), dt * B / (1 - z / 2)
-        else:
-            Abar, Bbar = z.exp(), dt * phi1(z) * B
+            return (1 + z / 2) / (1 - z / 2), dt * B / (1 - z / 2), C
+        return z.exp(), dt * phi1(z) * B, C
+
+    def _stepper(self, rate: float) -> Step:
+        Abar, Bbar, C = self._discrete(rate)
+        if not self.complex_state:
+            return lambda state, u: _read(C, Abar * state + Bbar * u.unsqueeze(-1))
+
+        def step(state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            y, x = _read(C, Abar * unpair(state) + Bbar * u.unsqueeze(-1))
+            return 2 * y.real, pair(x)
+
+        return step
+
+    def _tables(self, steps: int, rate: float) -> Tables:
+        Abar, Bbar, C = self._discrete(rate)
         powers = torch.ones_like(Abar).unsqueeze(
             1
         )  # (h t m), by doubling, so that a decay of zero is exact
@@ -114,8 +129,8 @@ class S4D(LinearSSM):
         )
 
 
-def _widest(x: Tensor) -> torch.dtype:
-    return torch.complex128 if x.is_complex() else torch.float64
+def _read(C: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.einsum("chm,bhm->bch", C, x), x
 
 
 def _rotate(x: Tensor, z: Tensor) -> Tensor:
