@@ -37,7 +37,8 @@ def test_the_form_chooses_the_preset_and_s4d_is_the_model(tmp_path, monkeypatch,
     run = tmp_path / "runs" / f"{images.name}-s4d"
     config = json.loads((run / "config.json").read_text("utf-8"))
     assert config["model"]["layer"] == "s4d"
-    assert config["model"]["dropout"] == CLASSIFIER_PRESETS["pixels"].model["dropout"]
+    expected = CLASSIFIER_PRESETS["pixels"].training["evaluation_sequences"]
+    assert config["training"]["evaluation_sequences"] == expected
     assert config["training"]["precision"] == "float32"
     assert config["source"]["form"] == "idx"
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from adder.data import LabelledOptions, labelled_form, read_labelled
-from adder.errors import UsageError
+from adder.errors import AdderError, UsageError
 
 from .sources import tone, tones, write_files, write_images, write_series, write_tar
 
@@ -87,6 +87,15 @@ def test_what_holds_no_labelled_sequences(tmp_path):
     with pytest.raises(UsageError, match="there is no file or folder nowhere"):
         read_labelled("nowhere")
     with pytest.raises(UsageError, match="holds no labelled sequences: give a folder of idx files"):
+        read_labelled(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(AdderError, match=f"cannot read {tmp_path}: Permission denied"):
         read_labelled(str(tmp_path))
 
 

@@ -1,5 +1,7 @@
 """SequenceClassifier: every view of one model equal, padding inert, and what it refuses."""
 
+import doctest
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ import adder
 from adder import SequenceClassifier, SequenceClassifierConfig
 from adder.layers import parameter_groups
 from adder.layers.state import flatten_state, map_state
+from adder.models import classifier
 
 SIZES = {"classes": 3, "d_input": 2, "d_model": 8, "n_layer": 2, "dropout": 0.1}
 CAUSAL = {
@@ -131,6 +134,18 @@ def test_loss_is_the_cross_entropy_and_has_gradients_everywhere():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_dropout_drops_a_channel_for_all_steps_where_it_is_tied(tied):
+    model = make(layer="mamba", n_layer=1, dropout=0.5, tie_dropout=tied).train()
+    seen = []
+    next(model.blocks()).dropout.register_forward_hook(lambda _, __, out: seen.append(out == 0))
+    model(values(4, 50, 2))
+    (dropped,) = seen
+    assert 0.2 < dropped.double().mean() < 0.8
+    by_channel = dropped.double().mean(1)
+    assert bool(((by_channel == 0) | (by_channel == 1)).all()) == tied
+
+
 def test_step_sizes_learn_at_their_own_rate_without_decay():
     groups = parameter_groups(make(**CAUSAL["s4"]), lr=0.01, weight_decay=0.1)
     own = [group for group in groups if group["lr"] == 1e-3]
@@ -228,6 +243,11 @@ def test_a_language_model_is_told_from_a_classifier(tmp_path):
 def test_bad_input_is_refused_by_name(settings, call, message):
     with pytest.raises(adder.UsageError, match=message):
         call(make(**settings))
+
+
+def test_the_example_runs():
+    result = doctest.testmod(classifier, extraglobs={"torch": torch})
+    assert (result.attempted, result.failed) == (7, 0)
 
 
 @pytest.mark.compiles

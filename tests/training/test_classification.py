@@ -14,7 +14,7 @@ from adder.data import LabelledOptions, read_labelled
 from adder.errors import AdderError, DamagedFile, UsageError
 from adder.training import loop, open_run
 from adder.training.checkpoint import list_checkpoints, read_checkpoint
-from adder.training.class_evaluation import compare_views, evaluate_classes
+from adder.training.class_evaluation import compare_views, read_classes
 from adder.training.config import ClassificationConfig
 from adder.training.loop import fit
 from adder.training.memory import check_memory
@@ -157,12 +157,21 @@ def test_both_views_of_a_run_agree_on_rows_of_any_length(train, tmp_path):
     model = run.classifier()
     data = read_labelled(str(tmp_path / "sounds")).train
     every = np.arange(len(data))
-    whole = evaluate_classes(model, data, every, rows=16)
-    for rows, chunk in ((1, 1000), (5, 7), (16, 1)):
-        parts = evaluate_classes(model, data, every, rows=rows, chunk=chunk)
+    whole = read_classes(model, data, every)
+    for rows, chunk in ((1, 1000), (5, 7), (16, 1), (3, None)):
+        told = []
+        parts = read_classes(
+            model,
+            data,
+            every,
+            rows=rows,
+            chunk=chunk,
+            progress=lambda *at, told=told: told.append(at),
+        )
         assert (parts.right, parts.count) == (whole.right, 16)
         assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
-    compared = compare_views(model, data, every, rows=5, chunk=3)
+        assert told[-1][0] == told[-1][1]
+    compared = compare_views(model, data, every, chunk=3)
     assert compared.predictions_that_differ == 0
     assert compared.largest_difference < 1e-5 * compared.largest_logit
     assert not model.training

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ import torch
 from adder.data.vocabulary import Characters
 from adder.errors import AdderError, DamagedFile, UsageError
 from adder.training import open_run
-from adder.training.run_folder import locked, refuse_taken
+from adder.training.run_folder import RunConfig, locked, refuse_taken
 
 
 @pytest.fixture
@@ -27,6 +28,22 @@ def test_opens_at_the_newest_checkpoint(run):
     model = opened.model()
     assert not model.training
     assert model(torch.zeros(1, 3, dtype=torch.long)).logits.shape == (1, 3, opened.vocabulary.size)
+
+
+def test_a_text_is_still_format_1(run):
+    """Runs of every version before tasks had a name: they load, and are written so."""
+    values = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    assert values["format"] == 1
+    assert "task" not in values
+    assert open_run(run).config.task == "text"
+    assert RunConfig.from_dict(values).to_dict() == values
+    with pytest.raises(UsageError, match="its format is 1, of the task 'classification'"):
+        RunConfig.from_dict({**values, "task": "classification"})
+
+
+def test_a_language_model_is_no_classifier(run):
+    with pytest.raises(UsageError, match="is a language model, not a classifier"):
+        open_run(run).classifier()
 
 
 @pytest.mark.parametrize("name", ["step-00000004", "4"])
@@ -128,7 +145,7 @@ def test_output_below_a_file_is_refused(tmp_path, start):
 
 def test_lock_is_seen_by_another_process(run):
     script = (
-        "import sys; from pathlib import Path; from adder.training.run_folder import locked\n"
+        "import sys; from pathlib import Path; from adder.training.run_folder import RunConfig, locked\n"
         "with locked(Path(sys.argv[1])): pass"
     )
     with locked(run):

@@ -56,6 +56,18 @@ def test_bar_fits_a_narrow_terminal():
     assert "…" not in screen.getvalue()
 
 
+def test_bar_of_a_classifier_fits_too_and_shows_accuracy():
+    screen = io.StringIO()
+    bar = Bar(200_000, Console(file=screen, force_terminal=True, width=80))
+    bar.update(Report(3, 1.2345, 12345.6, 3725.0, 1.5, 0.9123, 0.8999))
+    bar.close()
+    expected = "loss 1.234, right 91.2%, valid 90.0%, 12,346 seq/s, 1:02:05 left"
+    assert expected in screen.getvalue()
+    assert "step 3/200000 " in screen.getvalue()
+    assert "…" not in screen.getvalue()
+    assert "valid" not in str(Report(3, 1.2, 10.0, 1.0, None, 0.5))
+
+
 @pytest.mark.parametrize(
     ("terminal", "name", "kind"),
     [(True, "xterm", Bar), (True, "dumb", Lines), (False, "xterm", Lines)],

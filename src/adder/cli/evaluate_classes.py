@@ -1,6 +1,8 @@
 """`adder evaluate` for a classifier: both views of one model, and what they differ by."""
 
 import json
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from adder.errors import UsageError
@@ -8,9 +10,10 @@ from adder.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from adder.training.class_evaluation import ClassEvaluation, Comparison
+    from adder.training.class_evaluation import Comparison, Reading
     from adder.training.opened import Opened
 
+_TOLD_EVERY_SECONDS = 5.0
 VIEWS = ("convolution", "recurrence", "both")
 
 
@@ -24,7 +27,7 @@ def evaluate_classifier(
     """Print accuracy and loss over a source; `given` holds the options that were."""
     import numpy as np
 
-    from adder.training.class_evaluation import compare_views, evaluate_classes, rows_at_once
+    from adder.training.class_evaluation import compare_views, read_classes
     from adder.training.opened import choose_rate, evaluation_data
 
     view = given.get("view", "convolution")
@@ -44,7 +47,7 @@ def evaluate_classifier(
     if (most := given.get("sequences", len(indices))) < len(indices):
         indices = indices[np.arange(most) * len(indices) // most]
     chunk = given.get("chunk", 1)
-    sizes = {"rows": rows_at_once(model, int(part.data.lengths[indices].max())), "rate": rate}
+    told = _Told()
     facts: dict[str, Any] = {
         "run": str(opened.path),
         "step": opened.step,
@@ -53,19 +56,14 @@ def evaluate_classifier(
         "rate": rate,
     }
     if view == "both":
-        compared = compare_views(model, part.data, indices, chunk=chunk, **sizes)  # type: ignore[arg-type]
+        compared = compare_views(model, part.data, indices, chunk=chunk, rate=rate, progress=told)
         if as_json:
             print(json.dumps({**facts, **_comparison(compared, chunk)}))
         else:
             _print_comparison(compared, chunk, part.name)
         return
-    result = evaluate_classes(
-        model,
-        part.data,
-        indices,
-        chunk=None if view == "convolution" else chunk,
-        **sizes,  # type: ignore[arg-type]
-    )
+    steps = None if view == "convolution" else chunk
+    result = read_classes(model, part.data, indices, chunk=steps, rate=rate, progress=told)
     if as_json:
         print(json.dumps({**facts, "view": view, **_figures(result)}))
         return
@@ -76,7 +74,19 @@ def evaluate_classifier(
     )
 
 
-def _figures(result: "ClassEvaluation") -> dict[str, Any]:
+class _Told:
+    """Says on standard error how far a long reading is, now and then."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + _TOLD_EVERY_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self.next and sys.stderr is not None:
+            self.next = time.monotonic() + _TOLD_EVERY_SECONDS
+            print(f"read {done / total:.0%} of all steps", file=sys.stderr, flush=True)
+
+
+def _figures(result: "Reading") -> dict[str, Any]:
     return {"accuracy": result.accuracy, "right": result.right, "loss": result.loss}
 
 

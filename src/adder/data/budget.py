@@ -23,4 +23,5 @@ def readable(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise UsageError(f"there is no file or folder {path}") from None
     except OSError as error:
-        raise AdderError(f"cannot read {path}: {error.strerror or error}") from None
+        where = error.filename or path
+        raise AdderError(f"cannot read {where}: {error.strerror or error}") from None

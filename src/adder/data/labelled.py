@@ -1,6 +1,7 @@
 """Labelled sequences: images as pixels, spoken words as samples, tabular series."""
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -130,7 +131,8 @@ def read_labelled(
     form = labelled_form(source)
     if form is None:
         with readable(source):
-            path.stat()
+            if stat.S_ISDIR(path.stat().st_mode):
+                next(path.iterdir(), None)
         raise UsageError(f"{source} holds no labelled sequences: give {FORMS}")
     _refuse_options(source, form, given)
     with readable(path):

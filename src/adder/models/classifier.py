@@ -64,6 +64,7 @@ def _s4_block(config: SequenceClassifierConfig, layer: S4 | S4D) -> nn.Module:
         layer,
         activation=config.activation or "gelu",
         dropout=config.dropout,
+        tie_dropout=config.tie_dropout,
         glu=bool(config.glu),
     )
 
@@ -76,6 +77,21 @@ def _norm(config: SequenceClassifierConfig) -> nn.Module:
     return kind(config.d_model, config.norm_epsilon)
 
 
+class _Dropout(nn.Module):
+    """Dropout; tied, a channel is dropped for all steps of a sequence at once."""
+
+    def __init__(self, probability: float, tied: bool):
+        super().__init__()
+        self.probability, self.tied = probability, tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.probability):
+            return x
+        if not self.tied:
+            return F.dropout(x, self.probability)
+        return x * F.dropout(torch.ones_like(x[:, :1]), self.probability)
+
+
 class ClassifierBlock(nn.Module):
     """x + dropout(mixer(norm(x))), or norm(x + dropout(mixer(x)))."""
 
@@ -85,7 +101,7 @@ class ClassifierBlock(nn.Module):
         self.has_rate = config.layer != "mamba"
         self.mixer = MIXERS[config.layer](config)
         self.norm = _norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = _Dropout(config.dropout, config.tie_dropout)
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state of the mixer before the first step."""

@@ -48,6 +48,8 @@ class SequenceClassifierConfig(ModelConfig):
             the one and divides by the other, so that every stream is scaled as the training was.
         sampling_rate: of the training data in Hz, where it has one.
         layer: "s4", "s4d" or "mamba".
+        dropout: in every block; with `tie_dropout` a channel is dropped for all steps of a sequence at once,
+            as state-spaces/s4 does, which also costs next to nothing.
         prenorm: a block is x + mixer(norm(x)), with a norm after the last one where `final_norm`
             holds; otherwise it is norm(x + mixer(x)).
         pooling: what the decoder reads: the "mean" over all steps, or the "last" one.
@@ -73,6 +75,7 @@ class SequenceClassifierConfig(ModelConfig):
     d_model: int = 128
     n_layer: int = 4
     dropout: float = 0.0
+    tie_dropout: bool = True
     norm: str = "layer"
     norm_epsilon: float = 1e-5
     prenorm: bool = True
@@ -104,7 +107,7 @@ class SequenceClassifierConfig(ModelConfig):
             check_count(name, getattr(self, name))
         for name in ("norm_epsilon", "dt_min", "dt_max"):
             check_positive(name, getattr(self, name))
-        for name in ("prenorm", "final_norm", "bidirectional"):
+        for name in ("tie_dropout", "prenorm", "final_norm", "bidirectional"):
             check_flag(name, getattr(self, name))
         check_choice("norm", self.norm, NORMS)
         check_choice("pooling", self.pooling, POOLINGS)

@@ -15,61 +15,101 @@ from adder.models.classifier import SequenceClassifier
 _NUMBERS_AT_ONCE = 2**24
 _MOST_ROWS = 256
 
+# progress(steps that were read, steps in all)
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
-class ClassEvaluation:
-    """The summed cross-entropy of `count` sequences, in nats, and how many were told right."""
+class Reading:
+    """What a classifier made of some sequences, in order of length.
 
-    nats: float
-    right: int
-    count: int
+    Args:
+        logits: (k, classes) float32, on the CPU.
+        labels: (k): the classes they have.
+    """
+
+    logits: Tensor
+    labels: Tensor
 
     @property
-    def loss(self) -> float:
-        """Nats per sequence."""
-        return self.nats / max(1, self.count)
+    def count(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> int:
+        """How many were told right."""
+        return int((self.logits.argmax(-1) == self.labels).sum())
 
     @property
     def accuracy(self) -> float:
         return self.right / max(1, self.count)
+
+    @property
+    def loss(self) -> float:
+        """Nats per sequence."""
+        nats = F.cross_entropy(self.logits.double(), self.labels, reduction="sum").item()
+        return nats / max(1, self.count)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two ways to read the same sequences."""
 
-    convolution: ClassEvaluation
-    recurrence: ClassEvaluation
-    predictions_that_differ: int
-    largest_difference: float
-    largest_logit: float
+    convolution: Reading
+    recurrence: Reading
+
+    @property
+    def predictions_that_differ(self) -> int:
+        one, other = (each.logits.argmax(-1) for each in (self.convolution, self.recurrence))
+        return int((one != other).sum())
+
+    @property
+    def largest_difference(self) -> float:
+        """Of two logits."""
+        return float((self.convolution.logits - self.recurrence.logits).abs().max())
+
+    @property
+    def largest_logit(self) -> float:
+        return float(self.convolution.logits.abs().max())
 
 
-def evaluate_classes(
+def read_classes(
     model: SequenceClassifier,
     data: Sequences,
     indices: Indices,
     *,
-    rows: int = 64,
+    rows: int | None = None,
     chunk: int | None = None,
     rate: float = 1.0,
     stopped: Callable[[], bool] | None = None,
-) -> ClassEvaluation:
-    """Read sequences and count which are told right.
+    progress: Progress | None = None,
+) -> Reading:
+    """Read sequences, in evaluation mode.
 
     Args:
-        rows: sequences side by side; the result does not depend on it.
+        rows: sequences side by side; None for as many as modest memory holds. The result does not depend
+            on it.
         chunk: None reads each whole, as a convolution; otherwise as a recurrence, so many steps at once.
         rate: see `SequenceClassifier.forward`.
-        stopped: asked between batches; what was read until then is counted.
+        stopped: asked between batches; what was read until then comes back.
+        progress: told as it goes.
     """
-    total = ClassEvaluation(0.0, 0, 0)
+    longest = int(data.lengths[indices].max(initial=1))
+    if rows is None:
+        rows = _MOST_ROWS if chunk is not None else _rows_at_once(model, longest)
+    logits, labels = [torch.empty(0, model.config.classes)], [torch.empty(0, dtype=torch.int64)]
     with _evaluating(model):
+        steps = _Steps(data, indices, rows, progress)
         for batch in data.in_batches(indices, rows):
             if stopped is not None and stopped():
                 break
-            total = _add(total, class_logits(model, batch, chunk, rate), batch.labels)
-    return total
+            if chunk is None:
+                logits.append(_whole(model, batch, rate))
+                steps.add(batch.inputs.shape[1])
+            else:
+                logits.append(_in_chunks(model, batch, chunk, rate, steps.add))
+            labels.append(batch.labels)
+    return Reading(torch.cat(logits), torch.cat(labels))
 
 
 def compare_views(
@@ -77,57 +117,65 @@ def compare_views(
     data: Sequences,
     indices: Indices,
     *,
-    rows: int = 64,
     chunk: int = 1,
     rate: float = 1.0,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Read sequences both ways."""
-    whole = parts = ClassEvaluation(0.0, 0, 0)
-    differ, difference, largest = 0, 0.0, 0.0
-    with _evaluating(model):
-        for batch in data.in_batches(indices, rows):
-            one = class_logits(model, batch, None, rate)
-            other = class_logits(model, batch, chunk, rate)
-            whole = _add(whole, one, batch.labels)
-            parts = _add(parts, other, batch.labels)
-            differ += int((one.argmax(-1) != other.argmax(-1)).sum())
-            difference = max(difference, float((one - other).abs().max()))
-            largest = max(largest, float(one.abs().max()))
-    return Comparison(whole, parts, differ, difference, largest)
+    """Read sequences both ways; the arguments are those of `read_classes`."""
+    return Comparison(
+        read_classes(model, data, indices, rate=rate),
+        read_classes(model, data, indices, chunk=chunk, rate=rate, progress=progress),
+    )
 
 
-def rows_at_once(model: SequenceClassifier, length: int) -> int:
-    """Sequences of a length that an evaluation may read side by side in modest memory."""
+def _rows_at_once(model: SequenceClassifier, length: int) -> int:
     return max(1, min(_MOST_ROWS, _NUMBERS_AT_ONCE // (length * model.config.d_model)))
 
 
-def class_logits(
-    model: SequenceClassifier, batch: LabelledBatch, chunk: int | None, rate: float = 1.0
-) -> Tensor:
-    """(b, classes) on the CPU: read whole, or in chunks."""
+class _Steps:
+    """Counts the steps that were read, of all that there are."""
+
+    def __init__(
+        self, data: Sequences, indices: Indices, rows: int, progress: Progress | None
+    ) -> None:
+        lengths = sorted(data.lengths[indices].tolist())
+        # A batch takes as many steps as its longest row, which is its last.
+        ends = [*range(rows - 1, len(lengths), rows), len(lengths) - 1]
+        self.total = sum(lengths[end] for end in sorted(set(ends)) if end >= 0)
+        self.done = 0
+        self.progress = progress
+
+    def add(self, steps: int) -> None:
+        self.done += steps
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _whole(model: SequenceClassifier, batch: LabelledBatch, rate: float) -> Tensor:
     device = model.decoder.weight.device
-    inputs = batch.inputs.to(device)
-    if chunk is None:
-        lengths = None if batch.lengths is None else batch.lengths.to(device)
-        logits: Tensor = model(inputs, lengths, rate=rate).logits
-        return logits.float().cpu()
-    lengths = batch.lengths
-    if lengths is None:
-        lengths = torch.full((len(inputs),), inputs.shape[1])
-    return _in_chunks(model, inputs, lengths, chunk, rate)
+    lengths = None if batch.lengths is None else batch.lengths.to(device)
+    logits: Tensor = model(batch.inputs.to(device), lengths, rate=rate).logits
+    return logits.float().cpu()
 
 
 def _in_chunks(
-    model: SequenceClassifier, inputs: Tensor, lengths: Tensor, chunk: int, rate: float
+    model: SequenceClassifier,
+    batch: LabelledBatch,
+    chunk: int,
+    rate: float,
+    count: Callable[[int], None],
 ) -> Tensor:
     """A chunk also ends where a row does: that row then leaves, so that no padding is ever read."""
-    found = torch.empty(len(inputs), model.config.classes)
+    inputs = batch.inputs.to(model.decoder.weight.device)
     rows = torch.arange(len(inputs))
+    lengths = torch.full_like(rows, inputs.shape[1]) if batch.lengths is None else batch.lengths
+    found = torch.empty(len(inputs), model.config.classes)
     state, place = model.initial_state(len(inputs)), 0
     while len(rows):
         end = min(place + chunk, int(lengths[rows].min()))
         output = model(inputs[rows.to(inputs.device), place:end], state=state, rate=rate)
         assert output.state is not None
+        count(end - place)
         state, place = output.state, end
         done = lengths[rows] == end
         if bool(done.any()):
@@ -148,9 +196,3 @@ def _evaluating(model: SequenceClassifier) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def _add(total: ClassEvaluation, logits: Tensor, labels: Tensor) -> ClassEvaluation:
-    nats = F.cross_entropy(logits.double(), labels, reduction="sum").item()
-    right = int((logits.argmax(-1) == labels).sum())
-    return ClassEvaluation(total.nats + nats, total.right + right, total.count + len(labels))

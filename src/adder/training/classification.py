@@ -12,7 +12,7 @@ from adder.errors import AdderError, DamagedFile, UsageError
 from adder.layers.state import State
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
-from adder.training.class_evaluation import evaluate_classes
+from adder.training.class_evaluation import read_classes
 from adder.training.config import ClassificationConfig
 from adder.training.learner import Loss
 from adder.training.memory import free_memory
@@ -45,6 +45,7 @@ class ClassificationTask(Task):
         self.data = data
         self.training = training
         self.units_per_step = training.rows
+        self.to_test = 0 if data.test is None else len(data.test)
         self.training_indices, self.validation_indices = held_out(
             len(data.train), training.validation, training.seed
         )
@@ -65,7 +66,7 @@ class ClassificationTask(Task):
         assert isinstance(model, SequenceClassifier)
         # They were drawn by the seed, in no order of class: the first are as good as any.
         chosen = _spread(self.validation_indices, self.training.evaluation_sequences)
-        result = evaluate_classes(model, self.data.train, chosen, rows=self.training.batch_size)
+        result = read_classes(model, self.data.train, chosen)
         return {
             "validation_loss": result.loss,
             "validation_accuracy": result.accuracy,
@@ -77,8 +78,7 @@ class ClassificationTask(Task):
         if self.data.test is None:
             return {}
         everything = np.arange(len(self.data.test))
-        rows = self.training.batch_size
-        result = evaluate_classes(model, self.data.test, everything, rows=rows, stopped=stopped)
+        result = read_classes(model, self.data.test, everything, stopped=stopped)
         if result.count < len(everything):
             return {}
         return {

@@ -30,6 +30,7 @@ class Outcome:
 
     Args:
         figures: of the last evaluation, and of the test at the end where there was one.
+        seconds: of the training, without the test.
         unit: what `units_per_second` counts.
     """
 
@@ -139,8 +140,9 @@ class _Fit:
                 break
         if self.saved_step != session.step:
             self._save()
+        seconds = time.monotonic() - self.began
         tested = {} if reason in (INTERRUPTED, TERMINATED) else self._test()
-        return self._outcome(reason, speed, tested)
+        return self._outcome(reason, seconds, speed, tested)
 
     def _step(self) -> dict[str, Any]:
         session, config = self.session, self.session.training
@@ -167,6 +169,8 @@ class _Fit:
         return figures
 
     def _test(self) -> dict[str, Any]:
+        if count := self.session.task.to_test:
+            self.display.say(f"saved; testing on {count:,} {self.session.task.unit}")
         return self.session.task.test(
             self.session.learner.model, lambda: self.stop.reason is not None
         )
@@ -213,7 +217,9 @@ class _Fit:
     def _time_is_over(self) -> bool:
         return self.time_limit is not None and time.monotonic() - self.began >= self.time_limit
 
-    def _outcome(self, reason: str, speed: float, tested: dict[str, Any]) -> Outcome:
+    def _outcome(
+        self, reason: str, seconds: float, speed: float, tested: dict[str, Any]
+    ) -> Outcome:
         lines = self.metrics.lines
         evaluated: dict[str, Any] = next(
             (line for line in reversed(lines) if "validation_loss" in line), {}
@@ -224,7 +230,7 @@ class _Fit:
             self.session.step,
             lines[-1]["loss"] if lines else float("nan"),
             {k: v for k, v in evaluated.items() if k.startswith(names)} | tested,
-            time.monotonic() - self.began,
+            seconds,
             self.session.task.unit,
             speed,
         )

@@ -42,7 +42,7 @@ class Report:
             validation = f", valid {self.validation_accuracy:.1%}"
         return (
             f"loss {self.loss:.3f}, right {accuracy:.1%}{validation}, "
-            f"{self.tokens_per_second:,.0f} sequences/s, {_duration(self.seconds_left)} left"
+            f"{self.tokens_per_second:,.0f} seq/s, {_duration(self.seconds_left)} left"
         )
 
 

@@ -17,6 +17,7 @@ class Task(ABC):
         loss_unit: in which unit a loss is.
         units_per_step: how many of them one update reads.
         longest: steps of its longest row.
+        to_test: how many are in the official test part.
         loss: what a part of a step costs.
     """
 
@@ -24,6 +25,7 @@ class Task(ABC):
     loss_unit: ClassVar[str]
     units_per_step: int
     longest: int
+    to_test: int = 0
     loss: LossFunction
 
     @abstractmethod
