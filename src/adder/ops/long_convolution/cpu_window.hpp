@@ -79,7 +79,7 @@ struct Desk {
  private:
   template <class X>
   static void first(const Transform& plan, const X* const* from, int64_t steps, int64_t ahead, S* x) {
-    by_radix(plan.radix[0], [&](auto R) {
+    by_first_radix(plan.radix[0], [&](auto R) {
       if (steps <= plan.points)
         first_forward<X, R, true>(plan, from, ahead, x);
       else
@@ -88,7 +88,7 @@ struct Desk {
   }
   template <class X>
   static void last(const Transform& plan, const S* x, X* const* to, int64_t steps) {
-    by_radix(plan.radix[0], [&](auto R) {
+    by_first_radix(plan.radix[0], [&](auto R) {
       if (steps <= plan.points)
         last_back<X, R, true>(plan, x, to);
       else
