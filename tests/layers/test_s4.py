@@ -63,8 +63,8 @@ PIECES = [1, 7, BLOCK - 1, BLOCK, BLOCK + 1, [100, 50], [30, 70, 50], [149, 1]]
     "options", [{}, {"channels_out": 3}, {"n_ssm": 2, "bandlimit": 0.5}, {"l_max": 41}]
 )
 def test_convolution_is_recurrence(make: Make, options: dict[str, Any]) -> None:
-    if options.get("bandlimit") and not make().complex_state:
-        pytest.skip("a real layer has no frequencies to limit")
+    if not make().complex_state:  # a real layer has no frequencies to limit
+        options = {name: value for name, value in options.items() if name != "bandlimit"}
     layer = make(**options).double()
     u = signal(150)
     whole, none = layer(u)
@@ -255,9 +255,11 @@ def test_initial_step_sizes_lie_inside_the_bounds(tie: bool, options: dict[str, 
 
 
 def test_deterministic_layers_are_alike(make: Make) -> None:
-    layers = [make(deterministic=True) for _ in range(2)]
-    if isinstance(layers[0], S4) and torch.any(layers[0].P != layers[1].P):
-        pytest.skip("dplr starts draw P at random")
+    layers = []
+    for _ in range(2):
+        layers.append(make(deterministic=True))
+        if isinstance(layers[0], S4):  # dplr starts draw P, and nothing else is drawn
+            layers[-1].load_state_dict({**layers[-1].state_dict(), "P": layers[0].P})
     assert torch.equal(layers[0].kernel(30), layers[1].kernel(30))
 
 
