@@ -9,15 +9,28 @@ reference, run in the type of the row: what rounding alone costs.
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adder import LanguageModel, LanguageModelConfig
-from adder.ops import gated_norm, linear_scan, rms_norm, selective_scan, short_convolution
+from adder import S4, S4D, LanguageModel, LanguageModelConfig
+from adder.ops import (
+    diagonal_kernel,
+    dplr_kernel,
+    gated_norm,
+    linear_scan,
+    long_convolution,
+    rms_norm,
+    selective_scan,
+    short_convolution,
+)
+from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
+from adder.ops.dplr_kernel.reference import dplr_kernel_reference
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
 from adder.ops.linear_scan.reference import linear_scan_reference
+from adder.ops.long_convolution.reference import long_convolution_reference
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution.reference import short_convolution_reference
 from timing import machine
@@ -53,6 +66,37 @@ def cases(
         ),
         ("rms_norm", rms_norm, rms_norm_reference, {"x": x, **norm}),
         ("gated_norm", gated_norm, gated_norm_reference, {"y": x, "z": z, **norm}),
+        *linear_cases(dtype, x),
+    ]
+
+
+def linear_cases(
+    dtype: torch.dtype, u: Tensor
+) -> list[tuple[str, Callable[..., Any], Callable[..., Any], dict[str, Any]]]:
+    """S4's operators, at n = 64: kernels of L taps, in float32 and float64."""
+    if dtype == torch.bfloat16:
+        return []
+    layer = S4(D, 64).to(dtype)
+    Lambda, P, B, C, dt = (each.detach() for each in layer._system(1.0))
+    if dtype == torch.float32:
+        Lambda, dt = Lambda.to(torch.complex64), dt.float()
+    K = dplr_kernel(Lambda, P, B, C, dt, L)
+    modes = {"A": Lambda, "B": B, "C": C, "dt": dt}
+    low_rank = {"Lambda": Lambda, "P": P, "B": B, "C": C, "dt": dt}
+    return [
+        (
+            "diagonal_kernel",
+            partial(diagonal_kernel, length=L),
+            partial(diagonal_kernel_reference, length=L),
+            modes,
+        ),
+        (
+            "dplr_kernel",
+            partial(dplr_kernel, length=L),
+            partial(dplr_kernel_reference, length=L),
+            low_rank,
+        ),
+        ("long_convolution", long_convolution, long_convolution_reference, {"u": u, "K": K}),
     ]
 
 
@@ -66,15 +110,19 @@ def evaluate(function: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Tens
     weights = torch.randint(-8, 9, out.shape, generator=torch.Generator().manual_seed(1)) / 8
     wanted = [each for each in leaves.values() if isinstance(each, Tensor)]
     gradients = torch.autograd.grad(out, wanted, weights.to(out.dtype))
-    return out.detach().double(), [each.double() for each in gradients]
+    return wide(out.detach()), [wide(each) for each in gradients]
 
 
 def error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+def wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
 def widen(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.double() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    return {k: wide(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 def operators(dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -109,13 +157,33 @@ def views(dtype: torch.dtype) -> dict[str, float]:
     return found
 
 
+@torch.no_grad()
+def layer_views(dtype: torch.dtype) -> dict[str, float]:
+    """S4 and S4D at n = 64: the recurrence, in pieces, against the convolution over 2048 steps."""
+    found = {}
+    for kind in (S4, S4D):
+        torch.manual_seed(0)
+        layer, u = kind(16, 64).to(dtype), torch.randn(2, 2048, 16, dtype=dtype)
+        whole = layer(u)[0].double()
+        for name, size in {"chunks of 100": 100, "step by step": 1}.items():
+            state, parts = layer.initial_state(2), []
+            for piece in u.split(size, dim=1):
+                y, state = layer(piece, state)
+                parts.append(y.double())
+            found[f"{kind.__name__} {name}"] = error(torch.cat(parts, dim=1), whole)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Errors against float64, and between views.")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     types = (torch.float32, torch.bfloat16, torch.float64)
     rows = [row for dtype in types for row in operators(dtype)]
-    pieces = {str(t).removeprefix("torch."): views(t) for t in (torch.float32, torch.float64)}
+    pieces = {
+        str(t).removeprefix("torch."): {**views(t), **layer_views(t)}
+        for t in (torch.float32, torch.float64)
+    }
     if options.json:
         print(json.dumps({"machine": machine(), "operators": rows, "views": pieces}))
         return

@@ -4,8 +4,9 @@
 
 "bandwidth" is bytes that must be moved at least (each input read once, each output written once) over the
 time, as a share of the speed at which this machine reads memory, measured in the same run. References are
-timed on the first steps only, and scaled by the length. Outputs are fresh tensors, as in training: where the
-system hands out new pages for them, that costs more than a memory-bound kernel itself.
+timed on the first steps only, and scaled by the length; long_convolution's is torch.fft. Outputs are fresh
+tensors, as in training: where the system hands out new pages for them, that costs more than a memory-bound
+kernel itself.
 """
 
 import argparse
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from adder.ops.diagonal_kernel import diagonal_kernel
 from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
+from adder.ops.dtypes import arithmetic
 from adder.ops.gated_norm import gated_norm, rms_norm
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
 from adder.ops.linear_scan import linear_scan
 from adder.ops.linear_scan.reference import linear_scan_reference
+from adder.ops.long_convolution import long_convolution
 from adder.ops.native import status
 from adder.ops.selective_scan import selective_scan
 from adder.ops.selective_scan.reference import selective_scan_reference
@@ -60,7 +63,10 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
         torch.ones(d),
         normal(d, 4).float(),
     )
-    decay = torch.rand(b, length, d).to(dtype)
+    decay, kernels = (
+        torch.rand(b, length, d).to(dtype),
+        torch.randn(d, length).to(arithmetic(dtype)),
+    )
     u, delta = normal(1, length, d), torch.rand(1, length, d).to(dtype)
     A = -torch.arange(1.0, STATE_SIZE + 1).repeat(d, 1)
     B, C = normal(1, length, STATE_SIZE), normal(1, length, STATE_SIZE)
@@ -83,6 +89,7 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             lambda x, w, bias: short_convolution_reference(x, w, bias, activation="silu")[0],
             (x, taps, torch.zeros(d)),
         ),
+        Case("long_convolution", long_convolution, fourier_convolution, (x, kernels)),
         Case(
             "rms_norm",
             lambda x, w: rms_norm(x, w, eps=1e-5),
@@ -109,6 +116,13 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             (poles, torch.ones_like(poles), weights, step),
         ),
     ]
+
+
+def fourier_convolution(u: Tensor, K: Tensor) -> Tensor:
+    """Return the long convolution as it is usually written: its direct sum would take minutes."""
+    length = u.shape[1]
+    spectrum = torch.fft.rfft(u.mT.to(K.dtype), n=2 * length) * torch.fft.rfft(K, n=2 * length)
+    return torch.fft.irfft(spectrum, n=2 * length)[..., :length].mT.to(u.dtype)
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:

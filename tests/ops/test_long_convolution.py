@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from implementations import Implementation, bits_for_threads
+from implementations import Implementation, bits_for_threads, isas, serving
 from inputs import normals
 from tolerance import assert_as_good_as_reference, evaluate
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from adder.ops import long_convolution
+from adder.cli.info import LEFT_OUT
+from adder.ops import long_convolution, native
+from adder.ops.long_convolution import cpu
 from adder.ops.long_convolution.portable import fast_length
 from adder.ops.long_convolution.reference import long_convolution_reference
 
@@ -98,11 +100,15 @@ def smooth(least: int, most: int) -> list[int]:
     return [n for n in range(least, most + 1) if rest(n) == 1]
 
 
-def test_every_length_of_a_transform(served: Implementation) -> None:
-    """A signal as long as its kernel fills a transform of so many points: each factor at each level, exactly."""
-    if not served.name.startswith("cpu"):
-        pytest.skip("PyTorch's transforms are tested by PyTorch")
-    for length in smooth(32, 1100):
+@pytest.mark.parametrize("isa", isas())
+def test_every_length_of_a_transform(isa: str) -> None:
+    """A signal as long as its kernel fills a transform of so many points: each factor at each level."""
+    with serving(f"cpu {isa}"):
+        assert_equal_to_numpy(smooth(32, 1100))
+
+
+def assert_equal_to_numpy(lengths: list[int]) -> None:
+    for length in lengths:
         u, K, dy = (each.double().requires_grad_() for each in normals(length, *[(length,)] * 3))
         y = long_convolution(u.view(1, -1, 1), K.view(1, -1)).flatten()
         got = [y, *torch.autograd.grad(y, (u, K), dy)]
@@ -243,6 +249,19 @@ def test_compiles_whole(with_state: bool) -> None:
     got, expected = evaluate(compiled, inputs), evaluate(long_convolution, inputs)
     for name in expected:
         assert torch.equal(got[name], expected[name]), name
+
+
+@pytest.mark.skipif(native.module() is None, reason="adder was not compiled here")
+def test_more_taps_than_a_transform_spans_are_left_to_pytorch() -> None:
+    kernels = native.module()
+    most = kernels.long_convolution_most_taps
+    assert str(most) in LEFT_OUT["long_convolution"]
+    u, K, state = (
+        torch.empty(shape, device="meta") for shape in [(1, 2, 1), (1, 1, most + 1), (1, most, 1)]
+    )
+    assert cpu.serves(kernels, u, K, None)
+    assert cpu.serves(kernels, u, K[..., 1:], state)
+    assert not cpu.serves(kernels, u, K, state)
 
 
 def test_fast_length() -> None:

@@ -37,7 +37,7 @@ LEFT_OUT = {
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
-    "long_convolution": "float16",
+    "long_convolution": "float16, more than 262144 taps",
     "diagonal_kernel": "nothing",
     "dplr_kernel": "nothing",
     "gated_norm": "float16",

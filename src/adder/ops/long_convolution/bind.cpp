@@ -26,10 +26,10 @@ void set_sizes(LongConvolution& p, int storage, const Sizes& sizes, bool state, 
     p.transform = p.storage == Storage::float64 ? transform_of<double>(way.points) : transform_of<float>(way.points);
 }
 
-// Parts of dK: enough for many threads, and few enough that they take less memory than u. The sizes alone decide.
+// Units summed in one go: few enough that 32 tasks are left, where there are so many. The sizes alone decide it.
 void set_groups(LongConvolutionBackward& p) {
   const int64_t units = p.b * ((p.l + p.before + p.longest() - 1) / p.longest());
-  const int64_t together = std::clamp<int64_t>(units * vectors(p) / 64, 1, 16);
+  const int64_t together = std::clamp<int64_t>(units * vectors(p) / 32, 1, 16);
   p.groups = (units + together - 1) / together;
 }
 
@@ -74,6 +74,7 @@ void bind_long_convolution(nb::module_& m) {
   m.def("long_convolution", &forward);
   m.def("long_convolution_backward", &backward);
   m.def("long_convolution_memory", &memory);
+  m.attr("long_convolution_most_taps") = most_taps;
 }
 
 }  // namespace adder

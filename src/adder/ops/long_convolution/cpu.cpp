@@ -5,7 +5,7 @@
 namespace adder::ADDER_ISA {
 namespace {
 
-// Between the transforms of u and of each output: a product with the kernel's spectrum. The last output takes u's place.
+// Between the transforms of u and of each output: a product with a kernel's spectrum. The last output takes u's place.
 template <class S>
 struct Products {
   const Transform& plan;
@@ -75,9 +75,9 @@ void run(const LongConvolution& p) {
   prepare_kernels<arithmetic_t<T>>(p, vectors);
   auto body = [&](int64_t at) {
     Task<T> task(static_cast<char*>(scratch(Task<T>(nullptr, p).bytes)), p);
-    const int64_t unit = at % units, start = unit % blocks * p.block;
-    task.run(unit / blocks, at / units, start, smaller(start + p.block, p.l),
-             blocks == 1 ? p.u.batch : p.block * p.u.row);
+    const int64_t unit = at / vectors, start = unit % blocks * p.block;
+    task.run(unit / blocks, at % vectors, start, smaller(start + p.block, p.l),
+             lanes<arithmetic_t<T>>);  // the next task has the next channels
   };
   parallel_for(vectors * units, worth(p.threads, p.b * p.l * p.h * p.c), body);
 }

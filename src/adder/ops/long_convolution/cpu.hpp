@@ -8,7 +8,7 @@ struct Transform {
   static constexpr int most = 24;
   int64_t points;
   int levels;               // at least 2
-  int radix[most];          // their product is `points`
+  int radix[most];          // their product is `points`; the first is 3, 4 or 5
   const void* turns[most];  // level of m R points: (m, R - 1) complex, e^(-2 pi i q t / (m R)), q = 1 .. R - 1
   const void* weights;      // (points) complex, e^(pi i t / (2 points))
 };

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adder.ops.native import STORAGE, address, rows, side_by_side, threads
 
 
-def serves(dtype: torch.dtype) -> bool:
-    """The kernels serve float32, float64 and bfloat16."""
-    return dtype in STORAGE
+def serves(kernels: Any, u: Tensor, K: Tensor, state: Tensor | None) -> bool:
+    """The kernels serve float32, float64 and bfloat16, and as many taps as a transform may span."""
+    taps = K.shape[2] if state is not None else min(K.shape[2], u.shape[1])
+    return u.dtype in STORAGE and taps <= kernels.long_convolution_most_taps
 
 
 def forward(kernels: Any, u: Tensor, K: Tensor, state: Tensor | None) -> Tensor:

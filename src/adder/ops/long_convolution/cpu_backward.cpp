@@ -1,5 +1,5 @@
-// Long convolution, backward: a task is a vector of channels and a group of units, a unit a block of inputs of one batch
-// row. Each unit gives the gradients of its inputs, and adds its part of the gradient of K to the group's.
+// Long convolution, backward: a task is a vector of channels and a group of units; a unit is a block of inputs of one
+// batch row. Each unit gives the gradients of its inputs, and adds its part of the gradient of K to the group's.
 #include "long_convolution/cpu_common.hpp"
 #include "long_convolution/cpu_direct.hpp"
 
@@ -117,14 +117,15 @@ void finish(const LongConvolutionBackward& p, int64_t vectors) {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = p.taps; j < p.k; ++j) to[i * p.k + j] = S(0);
   };
-  parallel_for(vectors * p.c, worth(p.threads, vectors * p.c * p.width()), body);
+  parallel_for(vectors * p.c, worth(p.threads, vectors * p.c * p.width() * lanes<S>), body);
 }
 
 template <class T>
 void run(const LongConvolutionBackward& p) {
   using S = arithmetic_t<T>;
   const int64_t vectors = vectors_of<T>(p), size = p.c * p.width() * lanes<S>;
-  const int64_t longest = p.longest(), blocks = ceil_div(p.l + p.before, longest), units = p.b * blocks, each_group = ceil_div(units, p.groups);
+  const int64_t longest = p.longest(), blocks = ceil_div(p.l + p.before, longest), units = p.b * blocks;
+  const int64_t each_group = ceil_div(units, p.groups);
   prepare_kernels<S>(p, vectors);
   auto body = [&](int64_t at) {
     Task<T> task(static_cast<char*>(scratch(Task<T>(nullptr, p).bytes)), p);

@@ -16,16 +16,17 @@ inline int64_t vectors_of(const LongConvolution& p) {
 // The inputs of a batch row (T const), or their gradients: a state's, then the row's.
 template <class T>
 inline Signal<T> inputs_of(const LongConvolution& p, const Rows& rows, const void* state, int64_t b, int64_t vector) {
-  const int64_t channel = vector * lanes<arithmetic_t<std::remove_const_t<T>>>;
+  using Stored = std::remove_const_t<T>;
+  const int64_t channel = vector * lanes<arithmetic_t<Stored>>;
   T* early = state ? static_cast<T*>(const_cast<void*>(state)) + b * p.before * p.h + channel : nullptr;
-  return {early, rows.at<T>(b, 0, channel), p.h, rows.row, p.before, p.l, channels_of<std::remove_const_t<T>>(p, vector)};
+  return {early, rows.at<T>(b, 0, channel), p.h, rows.row, p.before, channels_of<Stored>(p, vector)};
 }
 // The outputs (c h) of a batch row, or their gradients.
 template <class T>
 inline Signal<T> outputs_of(const LongConvolution& p, const Rows& rows, int64_t b, int64_t vector, int64_t c) {
-  const int64_t channel = vector * lanes<arithmetic_t<std::remove_const_t<T>>>;
-  return {nullptr, rows.at<T>(b, 0, c * p.h + channel), 0, rows.row, 0, p.l,
-          channels_of<std::remove_const_t<T>>(p, vector)};
+  using Stored = std::remove_const_t<T>;
+  const int64_t channel = c * p.h + vector * lanes<arithmetic_t<Stored>>;
+  return {nullptr, rows.at<T>(b, 0, channel), 0, rows.row, 0, channels_of<Stored>(p, vector)};
 }
 
 // A transform on its own, every point times `scale`: forward to spectra, or back from them.
@@ -70,7 +71,7 @@ inline void prepare_kernels(const LongConvolution& p, int64_t vectors) {
     desk.in_padded(*p.transform, 0, p.taps, to);
     descend<S>(*p.transform, Alone<S, false>{to, S(1) / S(p.transform->points)});
   };
-  parallel_for(vectors * p.c, worth(p.threads, vectors * p.c * p.width()), body);
+  parallel_for(vectors * p.c, worth(p.threads, vectors * p.c * p.width() * lanes<S>), body);
 }
 
 }  // namespace adder::ADDER_ISA

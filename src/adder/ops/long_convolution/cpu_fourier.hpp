@@ -218,6 +218,15 @@ inline void by_radix(int radix, F&& body) {
   }
 }
 
+template <class F>
+inline void by_first_radix(int radix, F&& body) {
+  switch (radix) {
+    case 3: return body(std::integral_constant<int, 3>{});
+    case 4: return body(std::integral_constant<int, 4>{});
+    default: return body(std::integral_constant<int, 5>{});
+  }
+}
+
 // What lies below a level whose blocks have m points each, the first of them at point `at`. The leaf tells which
 // buffers go down and which come back, and what happens between: leaf.down(i), leaf.up(i), leaf.at<R>(point, blocks).
 template <class S, class Leaf>

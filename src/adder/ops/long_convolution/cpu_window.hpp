@@ -5,12 +5,12 @@
 
 namespace adder::ADDER_ISA {
 
-// One batch row and one vector of channels over steps -before .. l - 1; n of the lanes are channels.
+// One batch row and one vector of channels, from step -before on; n of the lanes are channels.
 template <class T>
 struct Signal {
   T *early, *rows;         // steps -before and 0
   int64_t early_row, row;  // strides
-  int64_t before, l;
+  int64_t before;
   int n;
 
   T* at(int64_t s) const { return s < 0 ? early + (s + before) * early_row : rows + s * row; }
@@ -21,7 +21,7 @@ template <class T>
 struct Desk {
   using S = arithmetic_t<T>;
   void* rows;  // (steps) addresses
-  S* padded;  // (steps, lanes), where vectors are not whole
+  S* padded;  // (steps, lanes), for vectors that are not whole
   S* zero;    // (lanes)
 
   void take(Arena& arena, int64_t steps, bool whole) {
@@ -59,7 +59,7 @@ struct Desk {
   }
   // The same, from `count` vectors in `padded`, after `skip` steps of zeros.
   void in_padded(const Transform& plan, int64_t skip, int64_t count, S* x) {
-    const Signal<const S> side{nullptr, padded, 0, lanes<S>, 0, count, lanes<S>};
+    const Signal<const S> side{nullptr, padded, 0, lanes<S>, 0, lanes<S>};
     const S** from = table(side, -skip, 0, count, 2 * plan.points, static_cast<const S*>(zero));
     first<S>(plan, from, skip + count, 0, x);
   }
@@ -72,14 +72,14 @@ struct Desk {
     scatter(padded, signal, begin, end);
   }
   void out_padded(const Transform& plan, const S* x, int64_t skip, int64_t count) {
-    const Signal<S> side{nullptr, padded, 0, lanes<S>, 0, count, lanes<S>};
+    const Signal<S> side{nullptr, padded, 0, lanes<S>, 0, lanes<S>};
     last<S>(plan, x, table(side, -skip, 0, count, 2 * plan.points, static_cast<S*>(nullptr)), skip + count);
   }
 
  private:
   template <class X>
   static void first(const Transform& plan, const X* const* from, int64_t steps, int64_t ahead, S* x) {
-    by_radix(plan.radix[0], [&](auto R) {
+    by_first_radix(plan.radix[0], [&](auto R) {
       if (steps <= plan.points)
         first_forward<X, R, true>(plan, from, ahead, x);
       else
@@ -88,7 +88,7 @@ struct Desk {
   }
   template <class X>
   static void last(const Transform& plan, const S* x, X* const* to, int64_t steps) {
-    by_radix(plan.radix[0], [&](auto R) {
+    by_first_radix(plan.radix[0], [&](auto R) {
       if (steps <= plan.points)
         last_back<X, R, true>(plan, x, to);
       else

@@ -154,12 +154,12 @@ if (_native := native.module()) is not None:
 
     @_long_convolution.register_kernel("cpu")
     def _(u, K, state):  # type: ignore[no-untyped-def]
-        if cpu.serves(u.dtype):
+        if cpu.serves(_native, u, K, state):
             return cpu.forward(_native, u, K, state)
         return _convolution(u, K, state)
 
     @_long_convolution_backward.register_kernel("cpu")
     def _(u, K, state, dy):  # type: ignore[no-untyped-def]
-        if cpu.serves(u.dtype):
+        if cpu.serves(_native, u, K, state):
             return cpu.backward(_native, u, K, state, dy)
         return _adjoint(u, K, state, dy)

@@ -11,8 +11,8 @@
 
 namespace adder {
 
-// Estimated cycles for each vector of channels (AVX-512, Zen 4): at a level with this radix, there and back, for a point;
-// for all else about a point; and for a multiply-add in a direct sum. Only their ratios matter.
+// Cycles for each vector of channels, as measured with AVX-512 on Zen 4: for a point at a level with this radix, there
+// and back; for all else about a point; and for a multiply-add in a direct sum. Only their ratios matter.
 inline double level_cycles(int radix) {
   switch (radix) {
     case 2: return 6;
@@ -27,22 +27,25 @@ inline double other_cycles(int64_t points) {  // and more where a signal and a s
   return 14 + 16 * std::max(0.0, std::log2(static_cast<double>(points) / 1024));
 }
 constexpr double direct_cycles = 1.3;
-constexpr int64_t fewest_points = 32, most_points = int64_t{1} << 20;
+// A thread keeps the memory of 1 + c transforms: with float32 and AVX-512, 32 MB each at most.
+constexpr int64_t fewest_points = 32, most_points = int64_t{1} << 18, most_taps = most_points;
 constexpr int64_t direct_block = 256;
 
-// The factors, small ones first: the first level walks along as many streams at once, from memory. A factor of two comes
-// second. None if there are factors other than 2, 3, 5 and 7.
+// The factors, small ones first: the first level walks along as many streams at once, through memory. It is 3, 4 or 5;
+// a factor of two comes second. None if there are factors other than 2, 3, 5 and 7, or no such first one.
 inline std::vector<int> factors(int64_t points) {
   std::vector<int> out;
   int twos = 0;
   for (; points % 2 == 0; points /= 2) ++twos;
-  const int fours = twos == 1 ? 0 : twos * 2 % 3;  // and eights, or a two alone
-  out.insert(out.end(), fours, 4), out.insert(out.end(), (twos - 2 * fours) / 3, 8);
   for (int odd : {3, 5, 7})
     for (; points % odd == 0; points /= odd) out.push_back(odd);
   if (points != 1) return {};
+  const bool all_eights = twos % 3 == 0 && twos > 3 && (out.empty() || out[0] == 7);
+  const int fours = twos == 1 ? 0 : all_eights ? 3 : twos * 2 % 3;  // and eights, or a two alone
+  out.insert(out.end(), fours, 4), out.insert(out.end(), (twos - 2 * fours) / 3, 8);
   std::sort(out.begin(), out.end());
-  if (twos == 1) out.insert(out.begin() + std::min<size_t>(1, out.size()), 2);
+  if (out.empty() || out[0] > 5) return {};
+  if (twos == 1) out.insert(out.begin() + 1, 2);
   return out;
 }
 
@@ -51,7 +54,7 @@ struct Size {
   double cycles;
 };
 
-// Every number of points that has only the factors 2, 3, 5 and 7, in their order.
+// Every number of points that a transform may have, in their order.
 inline const std::vector<Size>& sizes() {
   static const std::vector<Size> all = [] {
     std::vector<Size> out;
@@ -59,9 +62,10 @@ inline const std::vector<Size>& sizes() {
       for (int64_t five = seven; five <= most_points; five *= 5)
         for (int64_t three = five; three <= most_points; three *= 3)
           for (int64_t points = three; points <= most_points; points *= 2) {
+            const std::vector<int> radices = factors(points);
             double cycles = other_cycles(points);
-            for (int radix : factors(points)) cycles += level_cycles(radix);
-            if (points >= fewest_points) out.push_back({points, cycles * static_cast<double>(points)});
+            for (int radix : radices) cycles += level_cycles(radix);
+            if (points >= fewest_points && !radices.empty()) out.push_back({points, cycles * static_cast<double>(points)});
           }
     std::sort(out.begin(), out.end(), [](Size a, Size b) { return a.points < b.points; });
     return out;
@@ -114,7 +118,8 @@ struct Tables {
     part = ((part % whole) + whole) % whole;
     const int64_t eighth = 8 * part / whole;
     const int64_t quarters = (eighth + 1) / 2;  // the nearest quarter turn
-    const double angle = 1.57079632679489661923 * static_cast<double>(4 * part - quarters * whole) / static_cast<double>(whole);
+    const double rest = static_cast<double>(4 * part - quarters * whole) / static_cast<double>(whole);
+    const double angle = 1.57079632679489661923 * rest;
     const double cosine = std::cos(angle), sine = std::sin(angle);
     const double re[] = {cosine, -sine, -cosine, sine}, im[] = {sine, cosine, -sine, -cosine};
     numbers.push_back(static_cast<S>(re[quarters % 4])), numbers.push_back(static_cast<S>(im[quarters % 4]));
