@@ -86,6 +86,17 @@ def test_another_sampling_rate_needs_the_flag(sound_run, tmp_path, as_json, line
     assert as_json("evaluate", sound_run, other, "--rate", "0.5")["accuracy"] == 1.0
 
 
+def test_pixels_are_no_sound_though_their_labels_are_known(sound_run, tmp_path, as_json, line_of):
+    path = write_series(
+        tmp_path / "x.npz",
+        **{"x_train": np.ones((4, 9)), "y_train": ["low", "high"] * 2},
+        **{"x_test": None, "y_test": None},
+    )
+    line = line_of(2, "evaluate", sound_run, path)
+    assert "has no sampling rate, and what the model was trained on 8000 Hz: give --rate 1" in line
+    assert as_json("evaluate", sound_run, path, "--rate", "1")["sequences"] == 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

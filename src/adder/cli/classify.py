@@ -143,6 +143,10 @@ def _open(
     if wav:
         samples, rate = read_wav_file(Path(source), mix)
         return in_chunks(samples, size), choose_rate(asked, config.sampling_rate, rate, name)
+    if hertz is None and asked is None:
+        hertz = (
+            config.sampling_rate
+        )  # numbers have none of their own: they are taken for the training's
     speed = choose_rate(asked, config.sampling_rate, hertz, name)
     if source == "-":
         if sys.stdin is None:

@@ -127,15 +127,22 @@ def choose_rate(asked: str | None, trained: float | None, given: float | None, n
     """The `rate` of a model for data of a sampling rate, of an option: a number, "auto", or None.
 
     Raises:
-        UsageError: the rates differ and nothing was asked for, or "auto" where one is not known.
+        UsageError: the rates differ, or only one of them is known, and nothing was asked for; or "auto"
+            where one is not known.
     """
     if asked is None:
-        if trained is not None and given is not None and trained != given:
+        if trained == given:
+            return 1.0
+        if trained is not None and given is not None:
             raise UsageError(
                 f"{name} has {given:g} Hz, and the model was trained at {trained:g} Hz: give "
                 "--rate auto to read it so, or resample it"
             )
-        return 1.0
+        here, there = ("no sampling rate" if x is None else f"{x:g} Hz" for x in (given, trained))
+        raise UsageError(
+            f"{name} has {here}, and what the model was trained on {there}: give --rate 1 to read "
+            "it step for step all the same"
+        )
     if asked == "auto":
         if trained is None or given is None:
             whose = "the model" if trained is None else name
