@@ -4,8 +4,9 @@
 
 "bandwidth" is bytes that must be moved at least (each input read once, each output written once) over the
 time, as a share of the speed at which this machine reads memory, measured in the same run. References are
-timed on the first steps only, and scaled by the length; long_convolution's is torch.fft. Outputs are fresh tensors, as in training: where the
-system hands out new pages for them, that costs more than a memory-bound kernel itself.
+timed on the first steps only, and scaled by the length; long_convolution's is torch.fft. Outputs are fresh
+tensors, as in training: where the system hands out new pages for them, that costs more than a memory-bound
+kernel itself.
 """
 
 import argparse
