@@ -1,4 +1,5 @@
 // How a long convolution is cut up: by direct sums or by transforms, of how many points, with which factors.
+// For bind.cpp alone: what is compiled for several instruction sets may not hold the standard library's functions.
 #pragma once
 #include <algorithm>
 #include <cmath>
