@@ -35,7 +35,7 @@ def test_both_views_make_the_same_predictions(run, request, as_json, capsys):
         assert both["convolution"]["accuracy"] == both["recurrence"]["accuracy"]
     assert main(["evaluate", str(path), "--view", "both"]) == 0
     shown = capsys.readouterr().out
-    assert "as a recurrence, one step at a time" in shown
+    assert "as a recurrence, 64 steps at a time" in shown
     assert "0 of " in shown
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TOLD_EVERY_SECONDS = 5.0
 VIEWS = ("convolution", "recurrence", "both")
+CHUNK = 64  # steps at a time: a recurrence, and many times faster than one by one
 
 
 def evaluate_classifier(
@@ -46,7 +47,7 @@ def evaluate_classifier(
     indices = part.indices
     if (most := given.get("sequences", len(indices))) < len(indices):
         indices = indices[np.arange(most) * len(indices) // most]
-    chunk = given.get("chunk", 1)
+    chunk = given.get("chunk", CHUNK)
     told = _Told()
     facts: dict[str, Any] = {
         "run": str(opened.path),
