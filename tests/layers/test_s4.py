@@ -14,6 +14,7 @@ from adder import S4, S4D, StateSpace
 from adder.errors import UsageError
 from adder.layers import parameter_groups
 from adder.layers.linear_ssm import BLOCK, LinearSSM
+from adder.layers.linear_ssm_options import TRANSFORMS
 
 Make = Callable[..., LinearSSM]
 LAYERS: dict[str, Make] = {
@@ -172,14 +173,14 @@ def test_twice_the_rate_skips_every_second_tap() -> None:
     assert error(layer.kernel(50, 2.0) / 2, layer.kernel(100)[..., ::2]) < 1e-2
 
 
-def test_l_max_is_a_finite_impulse_response(make: Make) -> None:
-    torch.manual_seed(5)
+@pytest.mark.parametrize("length", [39, 40, 9])
+def test_l_max_is_a_finite_impulse_response(make: Make, length: int) -> None:
     layer = make(l_max=13).double()
-    impulse = torch.zeros(2, 40, 6, dtype=torch.float64)
+    impulse = torch.zeros(2, length, 6, dtype=torch.float64)
     impulse[:, 0] = 1
     y, _ = layer(impulse)
-    assert y[:, 13:].abs().max() < 1e-14
-    assert error(y[0, 1:13].mT, layer.kernel(13)[0, :, 1:]) < 1e-12
+    assert (y[:, 13:].abs() < 1e-14).all()
+    assert error(y[0, 1:13].mT, layer.kernel(13)[0, :, 1 : min(13, length)]) < 1e-12
 
 
 def test_bidirectional_reads_the_future_strictly(make: Make) -> None:
@@ -230,7 +231,8 @@ def test_no_step_makes_it_unstable(kind: Make, transform: str) -> None:
         for _ in range(1000):
             for each in layer.parameters():
                 each += torch.randn_like(each).sign()
-        assert (layer.eigenvalues().real <= 0).all()
+        largest = layer.eigenvalues().real.max()
+        assert largest <= 0 if transform == "relu" else largest < 0
         if kind is S4:
             P = layer._spread(layer._number(layer.P))
             full = torch.cat([layer.eigenvalues(), layer.eigenvalues().conj()], -1)
@@ -260,7 +262,8 @@ def test_deterministic_layers_are_alike(make: Make) -> None:
         layers.append(make(deterministic=True))
         if isinstance(layers[0], S4):  # dplr starts draw P, and nothing else is drawn
             layers[-1].load_state_dict({**layers[-1].state_dict(), "P": layers[0].P})
-    assert torch.equal(layers[0].kernel(30), layers[1].kernel(30))
+    u = signal(30, dtype=torch.float32)
+    assert torch.equal(layers[0](u)[0], layers[1](u)[0])
 
 
 def test_optimiser_settings(make: Make) -> None:
@@ -281,15 +284,56 @@ def test_a_learning_rate_of_zero_freezes(make: Make) -> None:
     assert make(lr=1e-3).state_dict().keys() == layer.state_dict().keys()
 
 
-def test_band_limit_silences_modes() -> None:
+@pytest.mark.parametrize("kind", BOTH)
+def test_band_limit_silences_modes(kind: Make) -> None:
+    """Modes above the limit contribute exactly 0: whatever their C is, the kernel has the same bits."""
     torch.manual_seed(0)
-    layer = S4D(4, 8, init="lin", bandlimit=1.0, dt_min=0.6, dt_max=0.6).double()
-    frequency = layer.step_sizes()[0] * layer.eigenvalues()[0].imag / (2 * math.pi)
-    loud = frequency < 0.5
+    start = {"init": "lin"} if kind is S4D else {"measure": "dplr-lin"}
+    layer = kind(4, 8, bandlimit=1.0, dt_min=0.6, dt_max=0.6, **start).double()
+    loud = layer.step_sizes()[0] * layer.eigenvalues()[0].imag / (2 * math.pi) < 0.5
     assert 0 < loud.sum() < len(loud)
-    layer.kernel(40).square().sum().backward()
-    assert (layer.C.grad[..., ~loud, :] == 0).all()  # type: ignore[index]
-    assert (layer.C.grad[..., loud, :] != 0).any()  # type: ignore[index]
+    before = layer.kernel(40)
+    with torch.no_grad():
+        layer.C[..., ~loud, :] = 1e9
+    assert torch.equal(layer.kernel(40), before)
+    with torch.no_grad():
+        layer.C[..., loud, :] *= 2
+    assert not torch.equal(layer.kernel(40), before)
+
+
+def test_transforms_keep_their_digits() -> None:
+    """softplus written log(1 + e^x) is 0 below -17 in float32 and infinite from 89; its naive inverse fails as well."""
+    forward, inverse = TRANSFORMS["softplus"]
+    x = torch.tensor([-20.0, 100.0], requires_grad=True)
+    y = forward(x)
+    assert y[0].item() == pytest.approx(2.0611537e-9, rel=1e-6)
+    assert y[1].item() == 100
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    small = torch.tensor([1e-8, 1e-3, 1.0, 100.0])
+    assert ((forward(inverse(small)) - small).abs() / small).max() < 1e-6
+
+
+def test_a_slow_decay_survives_low_precision() -> None:
+    """1000 steps of decay e^-0.001 under bfloat16 autocast: .368, where bfloat16 itself would keep 1.0."""
+    layer = S4D(1, 1, init="real", real=True, dt_min=1e-3, dt_max=1e-3, deterministic=True)
+    u = torch.zeros(1, 1000, 1)
+    u[0, 0] = 1
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        first, state = layer(u[:, :1], layer.initial_state(1))
+        start = state.clone()  # type: ignore[union-attr]
+        for piece in u[:, 1:].split(100, dim=1):
+            _, state = layer(piece.bfloat16(), state)
+    assert first.isfinite().all()
+    assert (state / start).item() == pytest.approx(math.exp(-0.999), rel=1e-5)  # type: ignore[operator]
+
+
+def test_made_on_the_device_that_is_asked_for() -> None:
+    for kind in BOTH:
+        with torch.device("meta"):
+            layer = kind(4, 8)
+        assert {each.device.type for each in layer.parameters()} == {"meta"}
 
 
 def test_real_is_complex_without_imaginary_parts() -> None:
@@ -322,46 +366,6 @@ def test_dropout_on_the_kernel() -> None:
         layer(u, layer.initial_state(2))
     layer.eval()
     assert error(in_pieces(layer, u, 7), layer(u)[0]) < 1e-5
-
-
-REFUSED: list[tuple[Callable[[], Any], str]] = [
-    (lambda: S4(0), "S4: sizes must be at least 1"),
-    (lambda: S4(4, 7), "S4: state_size 7 is odd, expected pairs"),
-    (lambda: S4D(4, 7), "S4D: state_size 7 is odd"),
-    (lambda: S4(4, 8, measure="legt", rank=1), "rank is 1, but legt needs at least 2"),
-    (lambda: S4(4, 8, measure="nonsense"), "measure is 'nonsense'"),
-    (lambda: S4D(4, 8, init="nonsense"), "init is 'nonsense'"),
-    (lambda: S4(4, 8, dt_tie=False), "S4: dt_tie=False is not served"),
-    (lambda: S4D(4, 8, method="euler"), "S4D: method 'euler' is not one of zoh, bilinear, dss"),
-    (lambda: S4D(4, 8, dt_min=0.2), "expected 0 < dt_min <= dt_max, got 0.2, 0.1"),
-    (lambda: S4D(4, 8, lr={"A_real": 0.1}), "lr has the key A_real, expected dt, A, P, B or C"),
-    (lambda: S4D(4, 8, real_transform="tanh"), "real_transform 'tanh' is not one of exp"),
-    (
-        lambda: S4D(4, 8)(torch.ones(2, 5, 3)),
-        r"S4D: u has shape \(2, 5, 3\), expected \(batch, length, 4\)",
-    ),
-    (lambda: S4D(4, 8)(torch.ones(2, 0, 4)), r"u has shape \(2, 0, 4\)"),
-    (
-        lambda: S4D(4, 8)(torch.ones(2, 5, 4), torch.ones(2, 4, 4)),
-        r"state has shape \(2, 4, 4\), expected \(2, 4, 8\)",
-    ),
-    (lambda: S4(4, 8)(torch.ones(2, 5, 4), seq_idx=torch.zeros(2, 5)), "S4: seq_idx is not served"),
-    (
-        lambda: S4(4, 8)(torch.ones(2, 5, 4), rate=0.0),
-        "S4: rate is 0.0, expected a positive number",
-    ),
-    (
-        lambda: S4D(4, 8, method="dss").initial_state(1),
-        "S4D: method 'dss' normalises over the whole length",
-    ),
-]
-
-
-@pytest.mark.refuses
-@pytest.mark.parametrize(("call", "message"), REFUSED)
-def test_refuses(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        call()
 
 
 @pytest.mark.parametrize("name", ["s4", "s4d", "s4_block"])

@@ -88,3 +88,17 @@ def test_refuses() -> None:
         S4Block(layer)(torch.ones(2, 4, 5))
     with pytest.raises(UsageError, match="lengths and a state cannot be given together"):
         S4Block(layer)(torch.ones(2, 4, 6), layer.initial_state(2), lengths=torch.tensor([4, 2]))
+    made, u = S4Block(layer), torch.ones(2, 4, 6)
+    with pytest.raises(UsageError, match="layer is a Linear, expected an S4 or S4D"):
+        S4Block(torch.nn.Linear(3, 3))  # type: ignore[arg-type]
+    for lengths, message in (
+        (torch.tensor([4]), r"lengths is \(1,\) torch.int64, expected \(2,\) whole numbers"),
+        (torch.tensor([4.0, 2.0]), r"lengths is \(2,\) torch.float32"),
+        ([4, 2], "lengths is list"),
+        (torch.tensor([5, 2]), "lengths holds 5, expected 1 to 4"),
+        (torch.tensor([4, -2]), "lengths holds -2, expected 1 to 4"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            made(u, lengths=lengths)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="lengths with method 'dss' are not served"):
+        S4Block(S4D(6, 8, method="dss"))(u, lengths=torch.tensor([4, 2]))

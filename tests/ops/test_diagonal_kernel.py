@@ -237,7 +237,7 @@ REFUSED = [
     ((A, B, C, DT + 0j, 4), {}, TypeError, "dt is torch.complex64, expected torch.float32 or"),
     ((A, B, C.to("meta"), DT, 4), {}, ValueError, "C is on meta, expected cpu"),
     ((A, B, C, DT, 0), {}, ValueError, "length is 0, expected at least 1"),
-    ((A, B, C, DT, 4.0), {}, TypeError, "length is a float, expected a whole number"),
+    ((A, B, C, DT, 4.0), {}, TypeError, "length is 4.0, a float, expected a whole number"),
     ((A, B, C, DT, 4), {"method": "euler"}, ValueError, "method is 'euler', expected one of zoh"),
     ((A, B, C, 0 * DT, 4), {}, ValueError, "dt has the value 0, expected positive"),
     ((A, B, C, DT * torch.nan, 4), {}, ValueError, "dt has the value nan, expected positive"),

@@ -17,9 +17,10 @@ from adder.ops import diagonal_kernel
 from torch.library import custom_op
 if sys.argv[1] == "portable":
     from torch._library.custom_ops import OPDEFS
-    for name in ("adder::diagonal_kernel", "adder::diagonal_kernel_backward"):
-        if {compiled}:
-            OPDEFS[name].set_kernel_enabled("cpu", enabled=False).__enter__()
+    names = ("adder::diagonal_kernel", "adder::diagonal_kernel_backward") if {compiled} else ()
+    off = [OPDEFS[name].set_kernel_enabled("cpu", enabled=False) for name in names]
+    for each in off:  # held, since a manager that is dropped switches the kernel on again
+        each.__enter__()
 torch.set_num_threads(2)
 
 def run(length):

@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -152,6 +154,46 @@ def test_types_may_differ() -> None:
 
 
 @pytest.mark.usefixtures("served")
+def test_autocast_has_no_say() -> None:
+    """Autocast reaches into an operator's body: products in float32 would become bfloat16."""
+    given = {name: each.requires_grad_() for name, each in draw(2, 4, 1, 1).items()}
+    function = partial(dplr_kernel, length=100)
+    expected = evaluate(function, given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = evaluate(function, given)
+    for name, each in got.items():
+        assert torch.equal(each, expected[name]), name
+
+
+@pytest.mark.usefixtures("served")
+def test_a_pole_of_zero() -> None:
+    """Lambda = -2 / dt without low rank: Abar is 0, and so is every tap but the first."""
+    one = torch.ones(1, 1, dtype=torch.complex128)
+    dt = torch.full((1,), 0.1, dtype=torch.float64)
+    K = dplr_kernel(-20 * one, 0 * one[None], one, one[None], dt, 40)[0, 0]
+    assert K[0] == pytest.approx(0.1)
+    assert K[1:].abs().max() < 1e-15
+
+
+def test_the_kernel_never_holds_all_states() -> None:
+    """h = 64, n = 64, L = 16384: K and its gradient are 8 MB, the states of all steps would be 537 MB in float64."""
+    program = """
+import resource, torch
+from adder import S4
+torch.set_num_threads(2)
+layer = S4(64, 64)
+def run(length):
+    layer.kernel(length).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(-run(64) + run(16384))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) * 1024 < 8e6 + 537e6 / 8
+
+
+@pytest.mark.usefixtures("served")
 def test_strided_inputs() -> None:
     given = draw(3, 6, 2, 2, dtype=torch.complex128)
     given = {
@@ -197,6 +239,12 @@ def test_compiles_whole() -> None:
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"length": 0}, ValueError, "length is 0, expected at least 1"),
+    ({"length": 2.5}, TypeError, "length is 2.5, a float, expected a whole number"),
+    ({"length": True}, TypeError, "length is True, a bool, expected a whole number"),
+    ({"dt": torch.tensor([0.1, -1.0])}, ValueError, "dt has the value -1, expected positive steps"),
+    ({"dt": torch.tensor([0.1, torch.nan])}, ValueError, "dt has the value nan, expected positive"),
+    ({"dt": 0.1}, TypeError, "dt is a float, expected a tensor"),
+    ({"P": None}, TypeError, "P is a NoneType, expected a tensor"),
     ({"Lambda": torch.ones(2, 3)}, TypeError, "Lambda is torch.float32, expected complex64"),
     ({"Lambda": torch.ones(3) + 0j}, ValueError, r"Lambda has shape \(3,\), expected 2 axes"),
     ({"P": torch.ones(2, 3) + 0j}, ValueError, r"P has shape \(2, 3\), expected 3 axes"),

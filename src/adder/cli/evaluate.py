@@ -48,7 +48,10 @@ def evaluate(
         ),
     ] = None,
     chunk: Annotated[
-        int | None, typer.Option(help="Steps of a chunk of the recurrence, 1 for sample by sample [64].", min=1)
+        int | None,
+        typer.Option(
+            help="Steps of a chunk of the recurrence, 1 for sample by sample [64].", min=1
+        ),
     ] = None,
     rate: Annotated[
         str | None,

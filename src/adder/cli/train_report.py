@@ -48,7 +48,10 @@ def report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
     elif session.config.task == "text":
         print(f"the run is in {session.path}; let it write: adder generate {path} PROMPT")
     else:
-        print(f"the run is in {session.path}; both views: adder evaluate {path} --view both")
+        model = session.config.model.to_dict()
+        recurs = not model["bidirectional"] and model["method"] != "dss"
+        more = f"both views: adder evaluate {path} --view both" if recurs else f"adder evaluate {path}"
+        print(f"the run is in {session.path}; {more}")
 
 
 def _validation(figures: dict[str, Any]) -> str:

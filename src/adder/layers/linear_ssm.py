@@ -7,8 +7,8 @@ S4 (arXiv:2111.00396), S4D (arXiv:2206.11893), How to Train Your HiPPO (arXiv:22
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,41 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
+from adder.layers.linear_ssm_options import TRANSFORMS, check_options, is_positive, learning_rates
 from adder.ops import long_convolution
 
 BLOCK = 64  # steps that the recurrence takes at once
 ONE_BY_ONE = 16  # shorter inputs are read step by step: the tables of a block would cost more
 
-# How a parameter that may be any number becomes a positive one, and back.
-TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "exp": (torch.exp, torch.log),
-    "softplus": (F.softplus, lambda x: x + torch.log(-torch.expm1(-x))),
-    "relu": (F.relu, lambda x: x),
-    "sigmoid": (torch.sigmoid, torch.logit),
-    "none": (lambda x: x, lambda x: x),
-}
 SMALLEST_DECAY = 1e-4  # of -Re A: a transform cannot give the zero of an undamped mode
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments that S4 and S4D share; see `LinearSSM`."""
-
-    channels_out: int
-    bidirectional: bool
-    n_ssm: int | None
-    dt_min: float
-    dt_max: float
-    dt_tie: bool
-    dt_transform: str
-    dt_fast: bool
-    real_transform: str
-    lr: float | Mapping[str, float] | None
-    l_max: int | None
-    bandlimit: float | None
-    drop_kernel: float
-    swap_channels: bool
-    deterministic: bool
-
 
 # One step: (state (b h n), u (b h)) to (y (b c h), state), in float64.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -86,7 +58,7 @@ class LinearSSM(nn.Module, ABC):
         bandlimit: leave out modes of a frequency above half of it, in cycles per step (0.5 at a rate of 1 is Nyquist
             at bandlimit 1).
         drop_kernel: dropout on the taps of the kernel, in training.
-        deterministic: C reads the first mode and step sizes are evenly spaced, instead of drawn.
+        deterministic: C reads the first mode, D is 1 and step sizes are evenly spaced, instead of drawn.
 
     A call takes `rate`: the step sizes are multiplied by it. A model trained on 16 kHz reads 8 kHz with rate=2.
     """
@@ -123,31 +95,31 @@ class LinearSSM(nn.Module, ABC):
         super().__init__()
         self.name = type(self).__name__
         copies = channels if n_ssm is None else n_ssm
-        self._require(
-            min(channels, state_size, channels_out, copies) >= 1, "sizes must be at least 1"
+        check_options(
+            self.name,
+            sizes={"channels": channels, "state_size": state_size, "channels_out": channels_out},
+            optional_sizes={"n_ssm": n_ssm, "l_max": l_max},
+            numbers={"dt_min": dt_min, "dt_max": dt_max, "bandlimit": bandlimit},
+            flags={
+                **{"bidirectional": bidirectional, "dt_tie": dt_tie, "dt_fast": dt_fast},
+                **{"swap_channels": swap_channels, "deterministic": deterministic},
+            },
+            transforms={"dt_transform": dt_transform, "real_transform": real_transform},
         )
-        self._require(channels % copies == 0, f"n_ssm {n_ssm} does not divide channels {channels}")
-        self._require(
-            0 < dt_min <= dt_max, f"expected 0 < dt_min <= dt_max, got {dt_min}, {dt_max}"
-        )
-        self._require(l_max is None or l_max >= 1, f"l_max {l_max} must be at least 1")
-        self._require(0 <= drop_kernel < 1, f"drop_kernel {drop_kernel} must be in [0, 1)")
-        for name, kind in (("dt_transform", dt_transform), ("real_transform", real_transform)):
-            allowed = ("exp", "softplus") if name == "dt_transform" else tuple(TRANSFORMS)
-            self._require(kind in allowed, f"{name} {kind!r} is not one of {', '.join(allowed)}")
+        self._require(channels % copies == 0, f"n_ssm {copies} does not divide channels {channels}")
+        self._require(dt_min <= dt_max, f"expected 0 < dt_min <= dt_max, got {dt_min}, {dt_max}")
+        fits = isinstance(drop_kernel, int | float) and 0 <= drop_kernel < 1
+        self._require(fits, f"drop_kernel is {drop_kernel!r}, expected a number in [0, 1)")
         self.channels, self.state_size, self.channels_out = channels, state_size, channels_out
         self.bidirectional, self.l_max, self.bandlimit = bidirectional, l_max, bandlimit
         self.copies, self.deterministic, self.swap_channels = copies, deterministic, swap_channels
         self.dt_transform, self.dt_fast, self.real_transform = dt_transform, dt_fast, real_transform
         self.drop_kernel = nn.Dropout(drop_kernel) if drop_kernel else None
-        self._rates = (
-            dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(("dt", "A", "P", "B"), lr)
-        )
-        if unknown := sorted(self._rates.keys() - {"dt", "A", "P", "B", "C"}):
-            self._require(False, f"lr has the key {unknown[0]}, expected dt, A, P, B or C")
+        self._rates = learning_rates(self.name, lr)
         self.learning_rates: dict[str, float] = {}
         self._register("dt", self._draw_steps(dt_min, dt_max, dt_tie), "dt")
-        self.D = nn.Parameter(torch.randn(channels_out, channels))
+        draw = torch.ones if deterministic else torch.randn
+        self.D = nn.Parameter(draw(channels_out, channels))
 
     def _require(self, holds: bool, problem: str) -> None:
         if not holds:
@@ -156,7 +128,7 @@ class LinearSSM(nn.Module, ABC):
     def _register(self, name: str, value: Tensor, kind: str) -> None:
         """A parameter with the learning rate of its kind, or a buffer where that is 0. Complex ones are real pairs."""
         value = torch.view_as_real(value) if value.is_complex() else value
-        value = value.detach().to(torch.get_default_dtype()).clone()
+        value = value.detach().to(torch.get_default_device(), torch.get_default_dtype()).clone()
         rate = self._rates.get(kind)
         if rate == 0:
             self.register_buffer(name, value)
@@ -176,6 +148,19 @@ class LinearSSM(nn.Module, ABC):
         raw = TRANSFORMS[self.dt_transform][1](step)
         return torch.asinh(raw) if self.dt_fast else raw
 
+    def _mixture(
+        self, given: str | Sequence[str], several: Mapping[str, tuple[str, ...]]
+    ) -> list[str]:
+        """The names of the starts of all copies, which take them in turn."""
+        names = tuple(several.get(given, (given,)) if isinstance(given, str) else given or ())
+        known = len(names) > 0 and all(isinstance(name, str) for name in names)
+        self._require(known, f"expected a name or names of starts, got {given!r}")
+        self._require(
+            self.copies >= len(names),
+            f"n_ssm is {self.copies}, too few for the {len(names)} starts {', '.join(names)}",
+        )
+        return [names[i % len(names)] for i in range(self.copies)]
+
     def _register_system(self, Lambda: Tensor, B: Tensor) -> None:
         """A and B of every copy (n_ssm, m), and C drawn for every channel."""
         decay = (-Lambda.real).clamp(min=SMALLEST_DECAY)
@@ -191,6 +176,11 @@ class LinearSSM(nn.Module, ABC):
             C = torch.zeros_like(C)
             C[..., 0] = 1
         self._register("C", C, "C")
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the kernel of a longer input begins otherwise."""
+        return False
 
     @property
     def modes(self) -> int:
@@ -251,6 +241,8 @@ class LinearSSM(nn.Module, ABC):
             raise UsageError(
                 f"{self.name}: a bidirectional layer reads its whole input at once and has no state"
             )
+        whole = isinstance(batch_size, int) and batch_size >= 1
+        self._require(whole, f"batch_size is {batch_size!r}, expected a whole number of at least 1")
         if self.l_max is not None:
             return self.D.new_zeros(batch_size, self.l_max - 1, self.channels)
         return self.D.new_zeros(batch_size, self.channels, self.state_size, dtype=torch.float64)
@@ -324,23 +316,34 @@ class LinearSSM(nn.Module, ABC):
         return own.view(*u.shape[:2], -1) + read.flatten(3).flatten(1, 2).to(own.dtype), state
 
     def _check(self, u: Tensor, state: Tensor | None, rate: float, seq_idx: Any) -> None:
-        if u.ndim != 3 or u.shape[-1] != self.channels or 0 in u.shape:
-            raise UsageError(
-                f"{self.name}: u has shape {tuple(u.shape)}, expected (batch, length, {self.channels})"
+        if not isinstance(u, Tensor) or u.ndim != 3 or u.shape[-1] != self.channels or 0 in u.shape:
+            held = (
+                f"has shape {tuple(u.shape)}"
+                if isinstance(u, Tensor)
+                else f"is a {type(u).__name__}"
             )
-        if seq_idx is not None:
-            raise UsageError(
-                f"{self.name}: seq_idx is not served: a convolution cannot start anew in the middle"
-            )
-        self._require(rate > 0, f"rate is {rate}, expected a positive number")
+            raise UsageError(f"{self.name}: u {held}, expected (batch, length, {self.channels})")
+        wide = torch.float64 if self.C.dtype == torch.float64 else torch.float32
+        fits = u.dtype == wide or (
+            wide == torch.float32 and u.dtype in (torch.bfloat16, torch.float16)
+        )
+        self._require(fits, f"u is {u.dtype}, and the layer's parameters are {self.C.dtype}")
+        self._require(
+            u.device == self.C.device, f"u is on {u.device}, the layer on {self.C.device}"
+        )
+        self._require(
+            seq_idx is None, "seq_idx is not served: a convolution cannot start anew in the middle"
+        )
+        self._require(is_positive(rate), f"rate is {rate!r}, expected a positive number")
         if state is None:
             return
         expected = self.initial_state(u.shape[0])
-        if not isinstance(state, Tensor) or state.shape != expected.shape:
-            held = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
-            raise UsageError(
-                f"{self.name}: state has shape {held}, expected {tuple(expected.shape)}"
-            )
+        for what in ("shape", "dtype", "device"):
+            want: Any = getattr(expected, what)
+            got: Any = getattr(state, what, type(state).__name__)
+            if want != got:
+                got, want = (tuple(x) if isinstance(x, torch.Size) else x for x in (got, want))
+                raise UsageError(f"{self.name}: state has the {what} {got}, expected {want}")
         if self.drop_kernel is not None and self.training:
             raise UsageError(
                 f"{self.name}: drop_kernel in training has no recurrence: call eval(), or give no state"

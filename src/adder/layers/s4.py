@@ -3,6 +3,7 @@
 Gu, Goel & Re 2021, Efficiently Modeling Long Sequences with Structured State Spaces, arXiv:2111.00396.
 """
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
@@ -10,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.layers.linear_ssm import LinearSSM, Options, Step, Tables
+from adder.layers.linear_ssm import LinearSSM, Step, Tables
+from adder.layers.linear_ssm_options import Options
 from adder.ops import dplr_kernel
 from adder.ops.dplr_kernel.discrete import bilinear, pair, unpair
 from adder.ops.dplr_kernel.portable import krylov
@@ -34,7 +36,8 @@ class S4(LinearSSM):
         channels, state_size: h and n, as in `LinearSSM`.
         measure: A at the start: a HiPPO measure such as "legs", "legt", "lagt", "fourier" (see `adder.hippo`); "dplr-"
             and one of S4D's diagonals, with a random P; a sequence of names, which the n_ssm copies take in turn;
-            "hippo" for legs and fourier, "all" for those, dplr-inv and dplr-lin.
+            "hippo" for legs and fourier, "all" for those, dplr-inv and dplr-lin. An undamped start, as fourier's,
+            begins at Re A = -1e-4: the transform of Re A cannot give 0.
         rank: r, of P; None for the least that the measure allows, at least 1.
         options: those of `LinearSSM`: channels_out, bidirectional, n_ssm, dt_min, dt_max, lr, l_max, and so on.
 
@@ -55,11 +58,11 @@ class S4(LinearSSM):
         channels: int,
         state_size: int = 64,
         *,
-        measure: str | tuple[str, ...] = "legs",
+        measure: str | Sequence[str] = "legs",
         rank: int | None = None,
         **options: Unpack[Options],
     ):
-        if state_size % 2:
+        if isinstance(state_size, int) and state_size % 2:
             raise UsageError(
                 f"S4: state_size {state_size} is odd, expected pairs: give an even one"
             )
@@ -67,11 +70,10 @@ class S4(LinearSSM):
         self._require(
             self.dt.ndim == 1, "dt_tie=False is not served: one step size for each channel"
         )
-        names = SEVERAL.get(measure, (measure,)) if isinstance(measure, str) else measure
-        least = [len(_start(name, state_size, rank)[1]) for name in names]
-        systems = [
-            _start(names[i % len(names)], state_size, max(least)) for i in range(self.copies)
-        ]
+        names = self._mixture(measure, SEVERAL)
+        with torch.device("cpu"):
+            widest = max(len(_start(name, state_size, rank)[1]) for name in set(names))
+            systems = [_start(name, state_size, widest) for name in names]
         Lambda, P, B = zip(*systems, strict=True)
         self._register_system(torch.stack(Lambda), torch.stack(B))
         self._register("P", torch.stack(P, dim=1), "P")

@@ -55,6 +55,8 @@ class S4Block(nn.Module):
         gate: bool = False,
     ):
         super().__init__()
+        if not isinstance(layer, LinearSSM):
+            raise UsageError(f"S4Block: layer is a {type(layer).__name__}, expected an S4 or S4D")
         if activation not in ACTIVATIONS:
             raise UsageError(
                 f"S4Block: activation {activation!r} is not one of {', '.join(ACTIVATIONS)}"
@@ -88,14 +90,15 @@ class S4Block(nn.Module):
 
         Not with a state: where padding has come in, what the state holds is no longer the end of the sequence.
         """
-        if u.ndim != 3 or u.shape[-1] != self.d_model:
-            raise UsageError(
-                f"S4Block: u has shape {tuple(u.shape)}, expected (batch, length, {self.d_model})"
+        if not isinstance(u, Tensor) or u.ndim != 3 or u.shape[-1] != self.d_model:
+            held = (
+                f"has shape {tuple(u.shape)}"
+                if isinstance(u, Tensor)
+                else f"is a {type(u).__name__}"
             )
-        if lengths is not None and state is not None:
-            raise UsageError(
-                "S4Block: lengths and a state cannot be given together: cut the padding off"
-            )
+            raise UsageError(f"S4Block: u {held}, expected (batch, length, {self.d_model})")
+        if lengths is not None:
+            self._check_lengths(lengths, u, state)
         x = u if self.input_linear is None else self.input_linear(u)
         if lengths is not None:
             steps = torch.arange(u.shape[1], device=u.device)
@@ -107,6 +110,30 @@ class S4Block(nn.Module):
         if self.gate is not None:
             y = y * ACTIVATIONS[self.activation](self.gate(u))
         return y, state
+
+    def _check_lengths(self, lengths: Tensor, u: Tensor, state: Tensor | None) -> None:
+        if state is not None:
+            raise UsageError(
+                "S4Block: lengths and a state cannot be given together: cut the padding off"
+            )
+        if self.layer.depends_on_length:
+            raise UsageError(
+                "S4Block: lengths with method 'dss' are not served: its kernel is normalised over the padding too"
+            )
+        fits = isinstance(lengths, Tensor) and lengths.shape == u.shape[:1]
+        if not fits or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            held = (
+                f"{tuple(lengths.shape)} {lengths.dtype}"
+                if isinstance(lengths, Tensor)
+                else type(lengths).__name__
+            )
+            raise UsageError(f"S4Block: lengths is {held}, expected ({len(u)},) whole numbers")
+        if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(each) for each in torch.aminmax(lengths))
+            if low < 1 or high > u.shape[1]:
+                raise UsageError(
+                    f"S4Block: lengths holds {low if low < 1 else high}, expected 1 to {u.shape[1]}"
+                )
 
     def _drop(self, y: Tensor) -> Tensor:
         if not self.tie_dropout:

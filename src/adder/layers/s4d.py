@@ -1,5 +1,6 @@
 """S4D: a diagonal state space model for each channel (Gu, Gupta, Goel & Re 2022, arXiv:2206.11893)."""
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
@@ -7,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.layers.linear_ssm import LinearSSM, Options, Step, Tables
+from adder.layers.linear_ssm import LinearSSM, Step, Tables
+from adder.layers.linear_ssm_options import Options
 from adder.ops import diagonal_kernel
 from adder.ops.dplr_kernel.discrete import pair, unpair
 from adder.phi import phi1
@@ -24,9 +26,10 @@ class S4D(LinearSSM):
 
     Args:
         channels, state_size: h and n, as in `LinearSSM`.
-        init: A at the start: "legs", "inv", "lin", "inv2", "quad", "rand", "real" (see `adder.theory.hippo.diagonal`),
-            a sequence of names, which the n_ssm copies take in turn, or "diag" for inv and lin.
-        method: "zoh", "bilinear", or "dss", whose kernel is normalised over its length and so has no recurrence.
+        init: A at the start: "legs" (where none is given), "inv", "lin", "inv2", "quad", "rand", "real" (see
+            `adder.theory.diagonal`), a sequence of names, which the n_ssm copies take in turn, or "diag" for inv
+            and lin.
+        method: "zoh", "bilinear", or "dss", whose kernel is normalised over its length: no recurrence, no padding.
         real: A, B and C are real and state_size is their number: exponential moving averages.
         options: those of `LinearSSM`: channels_out, bidirectional, n_ssm, dt_min, dt_max, lr, l_max, and so on.
 
@@ -45,13 +48,13 @@ class S4D(LinearSSM):
         channels: int,
         state_size: int = 64,
         *,
-        init: str | tuple[str, ...] = "legs",
+        init: str | Sequence[str] | None = None,
         method: str = "zoh",
         real: bool = False,
         **options: Unpack[Options],
     ):
         self.complex_state = not real
-        if not real and state_size % 2:
+        if not real and isinstance(state_size, int) and state_size % 2:
             raise UsageError(
                 f"S4D: state_size {state_size} is odd, expected pairs: give an even one, or real=True"
             )
@@ -62,11 +65,13 @@ class S4D(LinearSSM):
         self._require(
             self.bandlimit is None or not real, "bandlimit needs complex eigenvalues: real=False"
         )
-        names = SEVERAL.get(init, (init,)) if isinstance(init, str) else init
-        systems = [
-            diagonal(names[i % len(names)].removeprefix("diag-"), 2 * self.modes)
-            for i in range(self.copies)
-        ]
+        names = self._mixture(("real" if real else "legs") if init is None else init, SEVERAL)
+        self._require(
+            not real or set(names) == {"real"},
+            "real=True has the init 'real' alone: others are complex",
+        )
+        with torch.device("cpu"):
+            systems = [diagonal(name.removeprefix("diag-"), 2 * self.modes) for name in names]
         Lambda, B = (torch.stack(each) for each in zip(*systems, strict=True))
         self._register_system(Lambda.real if real else Lambda, B.real if real else B)
 
@@ -80,6 +85,11 @@ class S4D(LinearSSM):
     def kernel(self, length: int, rate: float = 1.0) -> Float[Tensor, "c h l"]:
         """The convolution kernel of `length` taps; with `bidirectional`, those of the future behind the others."""
         return diagonal_kernel(*self._system(rate), length, method=self.method)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the kernel of a longer input begins otherwise, as that of "dss" does: padding is not inert then."""
+        return self.method == "dss"
 
     def initial_state(self, batch_size: int) -> Tensor:
         """As in `LinearSSM`; "dss" has no state and refuses."""

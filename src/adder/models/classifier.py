@@ -1,6 +1,5 @@
 """A sequence classifier over S4, S4D or Mamba: tokens, pixels or samples in, classes out."""
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 from adder.errors import UsageError
 from adder.layers import S4, S4D, Mamba, RMSNorm, S4Block, State
-from adder.layers.linear_ssm import Options
+from adder.layers.linear_ssm_options import Options, is_positive
 from adder.models.checkpoint import Pretrained
 from adder.models.classifier_config import SequenceClassifierConfig
 
@@ -267,8 +266,8 @@ class SequenceClassifier(Pretrained):
         rate: float,
     ) -> None:
         self._check_inputs(inputs)
-        if not (math.isfinite(rate) and rate > 0):
-            raise UsageError(f"SequenceClassifier: rate is {rate}, expected a positive number")
+        if not is_positive(rate):
+            raise UsageError(f"SequenceClassifier: rate is {rate!r}, expected a positive number")
         if rate != 1.0 and self.config.layer == "mamba":
             raise UsageError(
                 f"SequenceClassifier: rate is {rate}, and a Mamba layer has no sampling rate: "
@@ -281,12 +280,21 @@ class SequenceClassifier(Pretrained):
         ):
             if given is None:
                 continue
+            if not isinstance(given, Tensor):
+                raise UsageError(
+                    f"SequenceClassifier: {name} is a {type(given).__name__}, expected a tensor"
+                )
             if given.shape != (rows,) or given.is_floating_point() or given.dtype == torch.bool:
                 raise UsageError(
                     f"SequenceClassifier: {name} has shape {tuple(given.shape)} of {given.dtype}, "
                     f"expected ({rows},) of whole numbers"
                 )
             _check_range(name, given, low, high)
+        if lengths is not None and self.config.method == "dss":
+            raise UsageError(
+                "SequenceClassifier: lengths with method 'dss' are not served: its kernel is normalised over "
+                "the padding too; give rows of one length"
+            )
         if lengths is not None and self.config.bidirectional and self.config.layer == "mamba":
             raise UsageError(
                 "SequenceClassifier: lengths cannot be honoured by a bidirectional Mamba: its convolution "
@@ -294,6 +302,10 @@ class SequenceClassifier(Pretrained):
             )
 
     def _check_inputs(self, inputs: Tensor) -> None:
+        if not isinstance(inputs, Tensor):
+            raise UsageError(
+                f"SequenceClassifier: inputs is a {type(inputs).__name__}, expected a tensor"
+            )
         axes, last = ("(batch, length)", ()) if self.config.tokens else ("", (self.config.d_input,))
         shape = tuple(inputs.shape)
         if inputs.ndim != 2 + len(last) or 0 in shape or shape[2:] != last:

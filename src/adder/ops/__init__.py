@@ -1,4 +1,4 @@
-"""Operators: each takes a state in, gives a state out, and has gradients through both."""
+"""Operators: those that walk through time take a state in, give a state out, and have gradients through both."""
 
 from adder.ops.diagonal_kernel import diagonal_kernel as diagonal_kernel
 from adder.ops.dplr_kernel import dplr_kernel as dplr_kernel

@@ -1,6 +1,8 @@
 """What every operator checks before it computes. A message names the operator, the argument, what came and what
 was expected."""
 
+import numbers
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -8,8 +10,36 @@ from torch.autograd import forward_ad
 from adder.ops.dtypes import arithmetic
 
 
+def expect_tensors(operator: str, **given: object) -> None:
+    """Refuse what is no tensor where one is needed."""
+    for name, each in given.items():
+        if not isinstance(each, Tensor):
+            raise TypeError(f"{operator}: {name} is a {type(each).__name__}, expected a tensor")
+
+
+def expect_length(operator: str, length: object) -> int:
+    """Return a whole number of steps, at least 1; NumPy's numbers are welcome, True is not."""
+    if isinstance(length, torch.SymInt):
+        return length  # type: ignore[return-value]
+    if isinstance(length, bool) or not isinstance(length, numbers.Integral):
+        raise TypeError(
+            f"{operator}: length is {length!r}, a {type(length).__name__}, expected a whole number"
+        )
+    if length < 1:
+        raise ValueError(f"{operator}: length is {length}, expected at least 1")
+    return int(length)
+
+
+def expect_positive(operator: str, name: str, tensor: Tensor) -> None:
+    """Refuse step sizes that are not positive, on a CPU: elsewhere, looking would cost a synchronisation."""
+    if tensor.device.type == "cpu" and not bool((tensor > 0).all()):
+        worst = tensor[~(tensor > 0)][0].item()
+        raise ValueError(f"{operator}: {name} has the value {worst:.6g}, expected positive steps")
+
+
 def sizes_of(operator: str, name: str, tensor: Tensor, axes: str) -> dict[str, int]:
     """Return the size of each axis of `tensor`, as in sizes_of("scan", "u", u, "b l d")["l"]."""
+    expect_tensors(operator, **{name: tensor})
     names = axes.split()
     if tensor.ndim != len(names):
         raise ValueError(
@@ -36,8 +66,7 @@ def expect(
     """Refuse a tensor whose shape, device or dtype is not what the operator's first argument asks for."""
     if tensor is None:
         return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{operator}: {name} is a {type(tensor).__name__}, expected a tensor")
+    expect_tensors(operator, **{name: tensor})
     expected = tuple(sizes[axis] for axis in axes.split())
     if tuple(tensor.shape) != expected:
         named = ", ".join(axes.split())
@@ -58,6 +87,7 @@ def parameter_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
 
 def expect_floating(operator: str, name: str, tensor: Tensor) -> None:
     """Refuse whole numbers and complex numbers where a real signal is meant."""
+    expect_tensors(operator, **{name: tensor})
     if not tensor.is_floating_point():
         raise TypeError(f"{operator}: {name} is {tensor.dtype}, expected a floating point type")
 

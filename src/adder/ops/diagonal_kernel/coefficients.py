@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adder.ops.checks import expect_positive
 from adder.phi import phi1, phi1_derivative
 
 Forward = Callable[[Tensor, Tensor, int, torch.dtype], Tensor]
@@ -140,12 +141,8 @@ def _decaying(A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _refuse_impossible(A: Tensor, dt: Tensor, method: str) -> None:
     """Refuse values without a kernel, on a CPU: elsewhere, looking would cost a synchronisation."""
-    if A.device.type != "cpu":
-        return
-    if not bool((dt > 0).all()):
-        worst = dt[~(dt > 0)][0].item()
-        raise ValueError(f"diagonal_kernel: dt has the value {worst:.6g}, expected positive steps")
-    if method == "dss" and bool((A == 0).any()):
+    expect_positive("diagonal_kernel", "dt", dt)
+    if A.device.type == "cpu" and method == "dss" and bool((A == 0).any()):
         h, m = (int(i) for i in (A == 0).nonzero()[0])
         raise ValueError(
             f"diagonal_kernel: A[{h}, {m}] is 0, where method 'dss' has a pole (it divides by A)"

@@ -8,7 +8,13 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.checks import expect, refuse_forward_mode, sizes_of
+from adder.ops.checks import (
+    expect,
+    expect_length,
+    expect_tensors,
+    refuse_forward_mode,
+    sizes_of,
+)
 from adder.ops.diagonal_kernel import coefficients, cpu, portable
 
 NAME = "diagonal_kernel"
@@ -66,11 +72,12 @@ def diagonal_kernel(
         >>> [round(k, 4) for k in K.flatten().tolist()]
         [0.6321, 0.2325, 0.0855]
     """
-    _check(A, B, C, dt, length, method)
+    length = _check(A, B, C, dt, length, method)
     return _diagonal_kernel(A, B, C, dt, length, method)
 
 
-def _check(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, method: str) -> None:
+def _check(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, method: str) -> int:
+    expect_tensors(NAME, A=A, B=B, C=C, dt=dt)
     sizes = sizes_of(NAME, "A", A, "h m")
     kind = COMPLEX if A.is_complex() else REAL
     sizes["c"] = sizes_of(NAME, "C", C, "c h m")["c"]
@@ -78,14 +85,12 @@ def _check(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, method: str
     expect(NAME, "B", B, "h m", sizes, A, kind)
     expect(NAME, "C", C, "c h m", sizes, A, kind)
     expect(NAME, "dt", dt, "h m" if dt.ndim == 2 else "h", sizes, A, REAL)
-    if isinstance(length, bool) or not isinstance(length, int | torch.SymInt):
-        raise TypeError(f"{NAME}: length is a {type(length).__name__}, expected a whole number")
-    if length < 1:
-        raise ValueError(f"{NAME}: length is {length}, expected at least 1")
+    length = expect_length(NAME, length)
     if method not in coefficients.METHODS:
         allowed = ", ".join(coefficients.METHODS)
         raise ValueError(f"{NAME}: method is {method!r}, expected one of {allowed}")
     refuse_forward_mode(NAME, A, B, C, dt)
+    return length
 
 
 def _kernel(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, method: str) -> Tensor:

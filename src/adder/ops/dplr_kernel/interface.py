@@ -5,9 +5,16 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.checks import expect, refuse_forward_mode, sizes_of
+from adder.ops.checks import (
+    expect,
+    expect_length,
+    expect_positive,
+    expect_tensors,
+    refuse_forward_mode,
+    sizes_of,
+)
 from adder.ops.dplr_kernel import cpu, portable
-from adder.ops.dplr_kernel.discrete import bilinear, bilinear_adjoint
+from adder.ops.dplr_kernel.discrete import Discrete, bilinear, bilinear_adjoint
 
 NAME = "dplr_kernel"
 
@@ -43,7 +50,8 @@ def dplr_kernel(
         K in the real type of C. It carries gradients to every argument.
 
     Raises:
-        ValueError: a shape or device disagrees, an axis is empty, or the length is below 1.
+        ValueError: a shape or device disagrees, an axis is empty, the length is below 1; on a CPU also a dt that is
+            not positive.
         TypeError: a type disagrees; the messages name the argument.
 
     Numbers: everything of size (h, n, n) is float64; float32 kernels round at the end, and their product sums n terms.
@@ -54,6 +62,7 @@ def dplr_kernel(
         >>> dplr_kernel(Lambda, torch.zeros(1, 1, 1) + 0j, B, B.unsqueeze(0), torch.full((1,), 0.1), 4).shape
         torch.Size([1, 1, 4])
     """
+    expect_tensors(NAME, Lambda=Lambda, P=P, B=B, C=C, dt=dt)
     sizes = sizes_of(NAME, "Lambda", Lambda, "h m")
     if not Lambda.is_complex():
         raise TypeError(
@@ -66,15 +75,19 @@ def dplr_kernel(
     for name, each, axes in (("P", P, "r h m"), ("B", B, "h m"), ("C", C, "c h m")):
         expect(NAME, name, each, axes, sizes, Lambda, (torch.complex64, torch.complex128))
     expect(NAME, "dt", dt, "h", sizes, Lambda, (torch.float32, torch.float64))
-    if length < 1:
-        raise ValueError(f"{NAME}: length is {length}, expected at least 1")
+    length = expect_length(NAME, length)
     refuse_forward_mode(NAME, Lambda, P, B, C, dt)
     arguments = (each.resolve_conj().resolve_neg() for each in (Lambda, P, B, C))
     return _dplr_kernel(*arguments, dt, length)
 
 
+def _discrete(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> Discrete:
+    expect_positive(NAME, "dt", dt)
+    return bilinear(Lambda, P, B, C, dt)
+
+
 def _kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int) -> Tensor:
-    system = bilinear(Lambda, P, B, C, dt)
+    system = _discrete(Lambda, P, B, C, dt)
     K = portable.forward(system.Abar, system.Bbar, system.c, length, C.dtype.to_real())
     return K.contiguous()
 
@@ -132,7 +145,7 @@ if (_native := native.module()) is not None:
 
     @_dplr_kernel.register_kernel("cpu")
     def _(Lambda, P, B, C, dt, length):  # type: ignore[no-untyped-def]
-        system = bilinear(Lambda, P, B, C, dt)
+        system = _discrete(Lambda, P, B, C, dt)
         return cpu.forward(_native, system.Abar, system.Bbar, system.c, length, C.dtype.to_real())
 
     @_dplr_kernel_backward.register_kernel("cpu")

@@ -5,7 +5,8 @@ Time is cut in two, l = a S + s, so that K is one product of two small tables:
     K[a S + s] = Y[a] . X[s]        X[s] = Abar^s Bbar        Y[a] = c Abar^(a S)
 
 The tables are doubled, X <- (X, Abar^k X), with powers of Abar squared on the way; the adjoint runs the same steps
-from the end. Tables are float64, their product is in the type of K. Nothing of size (h, n, l) exists.
+from the end. Everything is float64, whatever the type of K: autocast and TF32, which reach into an operator's
+products in float32, have no say. Nothing of size (h, n, l) exists.
 """
 
 import torch
@@ -66,8 +67,8 @@ def forward(Abar: Tensor, Bbar: Tensor, c: Tensor, length: int, dtype: torch.dty
         pieces = zip(Abar.split(part), Bbar.split(part), c.split(part, dim=1), strict=True)
         return torch.cat([forward(*each, length, dtype) for each in pieces], dim=1)
     tables = _Tables(Abar, Bbar, c, length)
-    K = tables.Y.to(dtype) @ tables.X.to(dtype).mT.unsqueeze(1)
-    return K.flatten(2)[..., :length].movedim(0, 1)
+    K = tables.Y @ tables.X.mT.unsqueeze(1)
+    return K.flatten(2)[..., :length].movedim(0, 1).to(dtype)
 
 
 def backward(Abar: Tensor, Bbar: Tensor, c: Tensor, dK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,11 +82,12 @@ def backward(Abar: Tensor, Bbar: Tensor, c: Tensor, dK: Tensor) -> tuple[Tensor,
         return torch.cat(dAbar), torch.cat(dBbar), torch.cat(dc, dim=1)
     length = dK.shape[-1]
     tables = _Tables(Abar, Bbar, c, length)
-    padded = torch.nn.functional.pad(dK.movedim(1, 0), (0, tables.blocks * tables.steps - length))
+    padded = torch.nn.functional.pad(
+        dK.double().movedim(1, 0), (0, tables.blocks * tables.steps - length)
+    )
     grid = padded.unflatten(-1, (tables.blocks, tables.steps))  # (h c A S)
     X, Y = tables.X, tables.Y
-    dY = (grid @ X.to(dK.dtype).unsqueeze(1)).double()
-    dX = (grid.mT @ Y.to(dK.dtype)).double().sum(1)
+    dY, dX = grid @ X.unsqueeze(1), (grid.mT @ Y).sum(1)
     dpower = torch.zeros_like(Abar)
     for level in reversed(range(len(tables.sizes))):
         power, size = tables.powers[level], tables.sizes[level]
