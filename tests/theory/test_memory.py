@@ -172,9 +172,12 @@ REFUSED = [
     (lambda: reconstruct(normal(4), "legs", [1.0]), "reconstruct: say how long legs looks back"),
     (
         lambda: reconstruct(normal(4), "legt", [2.0], window=1),
-        "legt knows times from 0 to 1, got 2",
+        "reconstruct: ago is 2 to 2, expected what legt knows, times from 0 to 1",
     ),
-    (lambda: reconstruct(normal(4), "lagt", [-1.0], window=1), "lagt knows times from 0 or more"),
+    (
+        lambda: reconstruct(normal(4), "lagt", [-1.0], window=1),
+        "what lagt knows, times from 0 or more",
+    ),
     (lambda: remember(normal(2, 4), "legs", 4), r"remember: u has shape \(2, 4\)"),
 ]
 

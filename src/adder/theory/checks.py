@@ -1,6 +1,7 @@
 """What the functions of this folder ask of their arguments, and the one line they answer with."""
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ def exact(name: str, argument: str, value: TensorLike, *, may_be_complex: bool =
         raise UsageError(
             f"{name}: {argument} is {type(value).__name__}, expected a tensor, an array or lists of numbers"
         ) from None
+    if x.layout != torch.strided:
+        raise UsageError(
+            f"{name}: {argument} is a sparse tensor ({x.layout}), expected a dense one: call to_dense()"
+        )
+    if x.is_meta:
+        raise UsageError(
+            f"{name}: {argument} is on the meta device, which holds no numbers, expected a tensor that has them"
+        )
     if x.is_complex():
         if not may_be_complex:
             raise UsageError(f"{name}: {argument} is complex ({x.dtype}), expected real numbers")
@@ -38,22 +47,54 @@ def shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
+def came(value: Any) -> str:
+    """A value as it is written in messages: on one line, and not a long one."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
 def whole(name: str, argument: str, value: Any) -> int:
-    """A whole number, at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
-        raise UsageError(f"{name}: {argument} is {value!r}, expected a whole number, 1 or more")
-    return int(value.__index__())
+    """A whole number, at least 1; NumPy's integers and tensors that hold one are such numbers."""
+    truth = isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, np.bool_)
+    try:
+        number = 0 if truth else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = 0
+    if number < 1:
+        raise UsageError(f"{name}: {argument} is {came(value)}, expected a whole number, 1 or more")
+    return number
+
+
+def real(value: Any) -> float:
+    """The value of one real number, without its gradient; NaN for whatever is none."""
+    if isinstance(value, (str, bytes)):
+        return math.nan
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
 
 
 def positive(name: str, argument: str, value: Any) -> float:
     """One finite number above zero."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = real(value)
     if not 0 < number < math.inf:
-        raise UsageError(f"{name}: {argument} is {value!r}, expected a number above 0")
+        raise UsageError(f"{name}: {argument} is {came(value)}, expected a number above 0")
     return number
+
+
+def did_not_overflow(name: str, y: Tensor, times: Tensor, *, unit: str = "time") -> Tensor:
+    """y (*times, ...) as it is, or refused where it left the range of float64.
+
+    times: when each of y's first axes happens, in units of time or in steps.
+    """
+    wrong = ~torch.isfinite(y.detach()).reshape(*times.shape, -1).all(-1)
+    if bool(wrong.any()):
+        when = float(times.detach()[wrong].min())
+        raise UsageError(
+            f"{name}: the response grows past the largest float64 by {unit} {when:g}: give a shorter time"
+        )
+    return y
 
 
 def step_size(name: str, value: TensorLike) -> Tensor:
@@ -75,6 +116,8 @@ def one_step_size(name: str, value: TensorLike) -> Tensor:
 
 def one_of(name: str, argument: str, value: Any, allowed: tuple[str, ...]) -> str:
     """One of the words that are allowed."""
-    if value not in allowed:
-        raise UsageError(f"{name}: {argument} is {value!r}, expected one of {', '.join(allowed)}")
-    return str(value)
+    if not isinstance(value, str) or value not in allowed:
+        raise UsageError(
+            f"{name}: {argument} is {came(value)}, expected one of {', '.join(allowed)}"
+        )
+    return value

@@ -59,7 +59,8 @@ def discretize(
 
     Args:
         A: (n, n), or a diagonal (n,), real or complex. With `diagonal=True` a diagonal has any axes before n.
-        B: (n,) or (n, p) beside a dense A, with p inputs; the axes of A beside a diagonal one.
+        B: (n,) or (n, p) beside a dense A, with p inputs. Beside a diagonal A the shape of A, or what broadcasts
+            against it, with no more axes: for p inputs write the diagonal out, `torch.diag(A)`.
         dt: the step, above zero. Beside a diagonal A a tensor will do: the axes of A before n, for instance
             one step for each channel, or whatever broadcasts against A.
         method: one of the five above.
@@ -152,6 +153,11 @@ def _dense(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, T
 
 
 def _diagonal(A: Tensor, B: Tensor, dt: TensorLike, method: str) -> tuple[Tensor, Tensor]:
+    if B.ndim > A.ndim:
+        raise UsageError(
+            f"{_NAME}: B has shape {shape(B)}, expected {shape(A)}: a diagonal A takes B of A's shape "
+            "(a dense one, such as torch.diag(A), takes several inputs)"
+        )
     step = step_size(_NAME, dt)
     if step.ndim and step.shape == A.shape[:-1]:
         step = step[..., None]

@@ -71,6 +71,7 @@ def nplr(
         True
     """
     parts = hippo_parts("nplr", measure, n, window=window, beta=beta)
+    n = len(parts.B)
     if n % 2:
         raise UsageError(f"nplr: n is {n}, expected an even number: states come in conjugate pairs")
     least = parts.P.shape[0]

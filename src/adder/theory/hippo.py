@@ -25,18 +25,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.theory.checks import one_of, positive, whole
+from adder.theory.checks import came, one_of, positive, real, whole
 from adder.theory.normal import conjugate_pairs, with_phase_of
 
 MEASURES = ("legs", "legt", "lagt", "fourier", "fourier_decay")
 ALIASES = {"fout": "fourier"}
 DIAGONALS = ("legs", "lin", "inv", "inv2", "quad", "real", "rand")
-# What state-spaces/s4 calls a mixture: its copies take turns among these.
-MIXTURES = {
-    "hippo": ("legs", "fourier"),
-    "diag": ("diag-inv", "diag-lin"),
-    "all": ("legs", "fourier", "diag-inv", "diag-lin"),
-}
 
 
 class Parts(NamedTuple):
@@ -51,7 +45,7 @@ class Parts(NamedTuple):
 def hippo(
     measure: str, n: int, *, window: float = 1.0, beta: float | None = None
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
-    r"""Return A (n, n) and B (n,) of dx/dt = A x + B u, in float64, with A stable.
+    r"""Return A (n, n) and B (n,) of dx/dt = A x + B u, in float64: A with no eigenvalue right of the imaginary axis.
 
         legs           A[n, k] = -sqrt((2n+1)(2k+1)) for n > k, -(n+1) for n = k, 0 above;  B[n] = sqrt(2n+1)
         legt           A[n, k] = -sqrt((2n+1)(2k+1)) for n >= k, and times (-1)^(n-k) above;  B[n] = sqrt(2n+1)
@@ -95,19 +89,30 @@ def hippo_parts(
     measure = one_of(name, "measure", whole_name(measure), MEASURES)
     n = whole(name, "n", n)
     unit = positive(name, "window", window)
-    if beta is not None and measure != "lagt":
-        raise UsageError(f"{name}: beta is given, but only lagt has one, not {measure}")
-    if beta is not None and not -1 < beta < math.inf:
-        raise UsageError(f"{name}: beta is {beta!r}, expected more than -1: A would not be stable")
+    tilt = beta_of(name, measure, beta)
     if measure == "legs":
         parts = _legs(n)
     elif measure == "legt":
         parts = _legt(n)
     elif measure == "lagt":
-        parts = _lagt(n, 0.0 if beta is None else float(beta))
+        parts = _lagt(n, tilt)
     else:
         parts = _fourier(n, 2.0 if measure == "fourier" else 1.0)
     return Parts(parts.A / unit, parts.B / unit, parts.shift / unit, parts.P / math.sqrt(unit))
+
+
+def beta_of(name: str, measure: str, beta: float | None) -> float:
+    """beta as a number, 0 where none is given; refused beside a measure that has none."""
+    if beta is None:
+        return 0.0
+    if measure != "lagt":
+        raise UsageError(f"{name}: beta is {came(beta)}, but only lagt has one, not {measure}")
+    tilt = real(beta)
+    if not -1 < tilt < math.inf:
+        raise UsageError(
+            f"{name}: beta is {came(beta)}, expected a number above -1: A would not be stable"
+        )
+    return tilt
 
 
 def _legs(n: int) -> Parts:
@@ -184,7 +189,8 @@ def diagonal(
     """
     one_of("diagonal", "init", init, DIAGONALS)
     one_of("diagonal", "B", B, ("theory", "clipped"))
-    if whole("diagonal", "n", n) % 2:
+    n = whole("diagonal", "n", n)
+    if n % 2:
         raise UsageError(f"diagonal: n is {n}, expected an even number: states come in pairs")
     k = torch.arange(n // 2, dtype=torch.float64)
     real, one = torch.full_like(k, -0.5), torch.ones_like(k).to(torch.complex128)

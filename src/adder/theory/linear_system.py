@@ -1,6 +1,6 @@
 """What linear systems in continuous and in discrete time share: four matrices, checked."""
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -51,6 +51,12 @@ class LinearSystem:
 
     def __delattr__(self, attribute: str) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} does not change: make a new one")
+
+    def __copy__(self) -> Self:
+        return self  # nobody can change it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def states(self) -> int:
@@ -123,9 +129,10 @@ class LinearSystem:
         return x[..., 0, 0] if self.inputs == self.outputs == 1 else x
 
     def _resolvent(self, what: str, at: TensorLike) -> tuple[Tensor, Tensor]:
-        s = exact(f"{type(self).__name__}.{what}", "the point", at, may_be_complex=True)
+        name = f"{type(self).__name__}.{what}"
+        s = exact(name, "the point", at, may_be_complex=True)
         s = s.to(torch.complex128)
-        values = views.resolvent(self.A, self.B, self.C, s.reshape(-1))
+        values = views.resolvent(self.A, self.B, self.C, s.reshape(-1), name=name)
         return s, values.reshape(*s.shape, self.outputs, self.inputs)
 
     @property

@@ -24,10 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adder.errors import UsageError
-from adder.theory.checks import TensorLike, exact, one_of, positive, whole
+from adder.theory.checks import TensorLike, came, exact, one_of, positive, shape, whole
 from adder.theory.discretize import discretize
 from adder.theory.exponential import matrix_expm1
-from adder.theory.hippo import fourier_functions, hippo, whole_name
+from adder.theory.hippo import beta_of, fourier_functions, hippo, whole_name
 
 REMEMBERED = ("legs", "legt", "lagt", "fourier")
 _BLOCK = 1 << 22
@@ -72,9 +72,9 @@ def project(
     """
     x = exact("project", "u", u)
     if x.ndim == 0 or x.numel() == 0:
-        raise UsageError(f"project: u has shape {tuple(x.shape)}, expected (..., l) with l >= 1")
-    measure = _measure("project", measure, window)
+        raise UsageError(f"project: u has shape {shape(x)}, expected (..., l) with l >= 1")
     n, dt = whole("project", "n", n), positive("project", "dt", dt)
+    measure, _, _ = _memory("project", measure, window, dt if window is None else None, beta)
     if window is None:
         return _project_all(x, *hippo(measure, n))
     A, B = hippo(measure, n, window=window, beta=beta)
@@ -119,16 +119,20 @@ def reconstruct(
         elapsed: for legs without a window, how long the signal has lasted, l dt.
 
     Raises:
-        UsageError: times outside of what is remembered, a window or `elapsed` that is missing.
+        UsageError: times outside of what is remembered; a window or `elapsed` that is missing, or both; a beta beside
+            a measure that has none.
 
     Example:
         >>> ramp = project(torch.arange(1000.0), "legs", 3)[-1]
         >>> reconstruct(ramp, "legs", [0.5, 500.5], elapsed=1000.0).round(decimals=3).tolist()
         [999.0, 499.0]
     """
-    x = exact("reconstruct", "state", state)
-    measure = _measure("reconstruct", measure, window, elapsed)
-    return x @ basis(measure, x.shape[-1], ago, window=window, elapsed=elapsed, beta=beta).mT
+    name = "reconstruct"
+    x = exact(name, "state", state)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise UsageError(f"{name}: state has shape {shape(x)}, expected (..., n) with n >= 1")
+    phi = _basis(name, measure, x.shape[-1], ago, window, elapsed, beta)
+    return x @ phi.to(x.device).mT
 
 
 def basis(
@@ -136,22 +140,36 @@ def basis(
     n: int,
     ago: TensorLike,
     *,
-    window: float | None = 1.0,
+    window: float | None = None,
     elapsed: float | None = None,
     beta: float | None = None,
 ) -> Float[Tensor, "times n"]:
-    """phi_0 ... phi_{n-1} at times `ago`, (times, n), as at the head of this module. Arguments as in `reconstruct`."""
-    if elapsed is not None:
-        window = None
-    measure = _measure("basis", measure, window, elapsed)
-    n = whole("basis", "n", n)
-    unit = positive("basis", "elapsed" if window is None else "window", window or elapsed)
-    s = exact("basis", "ago", ago).reshape(-1) / unit
+    """phi_0 ... phi_{n-1} at times `ago`, (times, n), as at the head of this module. Arguments as in `reconstruct`.
+
+    Without a window and without `elapsed` the window is 1.
+    """
+    if window is None and elapsed is None:
+        window = 1.0
+    return _basis("basis", measure, whole("basis", "n", n), ago, window, elapsed, beta)
+
+
+def _basis(
+    name: str,
+    measure: str,
+    n: int,
+    ago: TensorLike,
+    window: float | None,
+    elapsed: float | None,
+    beta: float | None,
+) -> Tensor:
+    measure, unit, tilt = _memory(name, measure, window, elapsed, beta)
+    s = exact(name, "ago", ago).reshape(-1) / unit
     ends = window is None or measure in ("legt", "fourier")
     if bool((s < 0).any()) or (ends and bool((s > 1).any())):
         limit = f" to {unit:g}" if ends else " or more"
         raise UsageError(
-            f"basis: {measure} knows times from 0{limit}, got {float(s.min()) * unit:g} to {float(s.max()) * unit:g}"
+            f"{name}: ago is {float(s.min()) * unit:g} to {float(s.max()) * unit:g}, "
+            f"expected what {measure} knows, times from 0{limit}"
         )
     if measure == "fourier":
         frequency, cosine = fourier_functions(n)
@@ -159,7 +177,6 @@ def basis(
         phi = math.sqrt(2) * torch.where(cosine, angle.cos(), angle.sin())
         return torch.cat([torch.ones_like(phi[:, :1]), phi[:, 1:]], dim=1)
     if measure == "lagt":
-        tilt = 0.0 if beta is None else beta
         return _laguerre(n, s) * torch.exp(-(1 - tilt) / 2 * s)[:, None]
     fading = measure == "legs" and window is not None
     return _legendre(n, 2 * (-s).exp() - 1 if fading else 1 - 2 * s)
@@ -169,19 +186,18 @@ def weight(
     measure: str,
     ago: TensorLike,
     *,
-    window: float | None = 1.0,
+    window: float | None = None,
     elapsed: float | None = None,
     beta: float | None = None,
 ) -> Float[Tensor, " times"]:
-    """w at times `ago`, how much each counts, per unit of time: under it `basis` is orthonormal."""
-    if elapsed is not None:
-        window = None
-    measure = _measure("weight", measure, window, elapsed)
-    unit = positive("weight", "elapsed" if window is None else "window", window or elapsed)
+    """w at times `ago`, how much each counts, per unit of time: under it `basis` of the same options is orthonormal."""
+    if window is None and elapsed is None:
+        window = 1.0
+    measure, unit, tilt = _memory("weight", measure, window, elapsed, beta)
     s = exact("weight", "ago", ago).reshape(-1) / unit
     if window is None or measure in ("legt", "fourier"):
         return ((s >= 0) & (s <= 1)).to(s.dtype) / unit
-    rate = 1.0 if measure == "legs" else (beta or 0.0)
+    rate = 1.0 if measure == "legs" else tilt
     return torch.exp(-rate * s) * (s >= 0) / unit
 
 
@@ -218,14 +234,18 @@ def remember(
     """
     signal = exact("remember", "u", u)
     if signal.ndim != 1:
-        raise UsageError(f"remember: u has shape {tuple(signal.shape)}, expected (l,)")
-    state = project(signal, measure, n, dt=dt, window=window, beta=beta)[-1]
+        raise UsageError(f"remember: u has shape {shape(signal)}, expected (l,)")
     length = len(signal)
-    ago = dt * (length - 0.5 - torch.arange(length, dtype=signal.dtype))
+    if length == 0:
+        raise UsageError("remember: u has shape (0,), expected (l,) with l >= 1")
+    n, dt = whole("remember", "n", n), positive("remember", "dt", dt)
     elapsed = length * dt if window is None else None
+    measure, unit, _ = _memory("remember", measure, window, elapsed, beta)
+    state = project(signal, measure, n, dt=dt, window=window, beta=beta)[-1]
+    ago = dt * (length - 0.5 - torch.arange(length, dtype=signal.dtype))
     known = torch.ones_like(ago, dtype=torch.bool)
-    if window is not None and whole_name(measure) in ("legt", "fourier"):
-        known = ago <= window
+    if measure in ("legt", "fourier"):
+        known = ago <= unit
     drawn = torch.full_like(signal, torch.nan)
     drawn[known] = reconstruct(
         state, measure, ago[known], window=window, elapsed=elapsed, beta=beta
@@ -234,15 +254,26 @@ def remember(
     return Memory(ago, signal, drawn, counted)
 
 
-def _measure(name: str, measure: str, window: float | None, elapsed: float | None = 1.0) -> str:
+def _memory(
+    name: str, measure: str, window: float | None, elapsed: float | None, beta: float | None
+) -> tuple[str, float, float]:
+    """The measure by its first name, its unit of time, which `window` or `elapsed` says, and beta."""
     measure = one_of(name, "measure", whole_name(measure), REMEMBERED)
-    if window is None and measure != "legs":
+    tilt = beta_of(name, measure, beta)
+    if window is not None:
+        if elapsed is not None:
+            raise UsageError(
+                f"{name}: window is {came(window)} and elapsed is {came(elapsed)}, expected one of the two: "
+                "a window that fades or ends, or, for legs, all of the signal"
+            )
+        return measure, positive(name, "window", window), tilt
+    if measure != "legs":
         raise UsageError(f"{name}: {measure} needs a window, the time that it looks back")
-    if window is None and elapsed is None:
+    if elapsed is None:
         raise UsageError(
             f"{name}: say how long legs looks back: elapsed (all of the signal) or window (fading by e)"
         )
-    return measure
+    return measure, positive(name, "elapsed", elapsed), tilt
 
 
 def _legendre(n: int, z: Tensor) -> Tensor:

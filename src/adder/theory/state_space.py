@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adder.errors import UsageError
 from adder.theory import interop, printing, views
-from adder.theory.checks import TensorLike, exact, one_of, positive, whole
+from adder.theory.checks import TensorLike, did_not_overflow, exact, one_of, positive, whole
 from adder.theory.discretize import METHODS, discretize, first_order_hold
 from adder.theory.exponential import matrix_expm1
 from adder.theory.linear_system import LinearSystem
@@ -58,7 +58,7 @@ class StateSpace(LinearSystem):
     def _slowness(self, values: Tensor) -> Tensor:
         return values.real
 
-    def discretize(self, dt: float, method: str = "zoh") -> "DiscreteStateSpace":
+    def discretize(self, dt: float | Tensor, method: str = "zoh") -> "DiscreteStateSpace":
         r"""Return h[t] = Abar h[t-1] + Bbar x[t], y[t] = C h[t] + D x[t], with steps of dt.
 
         h[t] and y[t] belong to the end of step t, which lasts dt and in which x[t] acts. The methods are those of
@@ -71,21 +71,27 @@ class StateSpace(LinearSystem):
         output at sample t, as in scipy.signal's "foh". The state has to remember the last input: h[t] is (x, u) at
         sample t, n + p numbers.
 
+        A tensor dt of one number passes its gradient to the four matrices; the `dt` of the result is a plain number.
+
         Raises:
             UsageError: as `adder.discretize`.
         """
-        one_of("StateSpace.discretize", "method", method, METHODS)
-        step = positive("StateSpace.discretize", "dt", dt)
+        name = "StateSpace.discretize"
+        one_of(name, "method", method, METHODS)
+        number = positive(name, "dt", dt)
+        step = exact(name, "dt", dt).reshape(()).to(self.A.device)
+        Abar, Bbar = discretize(self.A, self.B, step, method)
         if method != "foh":
-            return DiscreteStateSpace(
-                *discretize(self.A, self.B, step, method), self.C, self.D, step
-            )
-        discretize(self.A, self.B, step, method)  # for its checks
-        Abar, falling, rising = first_order_hold(self.A, self.B, self.A.new_tensor(step))
-        return DiscreteStateSpace(*interop.remembering(Abar, falling, rising, self.C, self.D), step)
+            return DiscreteStateSpace(Abar, Bbar, self.C, self.D, number)
+        matrices = interop.remembering(*first_order_hold(self.A, self.B, step), self.C, self.D)
+        return DiscreteStateSpace(*matrices, number)
 
     def simulate(
-        self, u: TensorLike, dt: float, state: TensorLike | None = None, method: str = "zoh"
+        self,
+        u: TensorLike,
+        dt: float | Tensor,
+        state: TensorLike | None = None,
+        method: str = "zoh",
     ) -> Any:
         """Run the system over samples u (..., l, p), dt apart: y (..., l, q), y[t] the output after step t.
 
@@ -95,8 +101,11 @@ class StateSpace(LinearSystem):
         Returns:
             y; and (y, state) when a state was given, as everywhere in adder. A state is (..., n), or (..., n + p) for
             foh: pass it on to continue.
+
+        Raises:
+            UsageError: as `discretize`; an input or a state that does not fit; a response past the range of float64.
         """
-        y, last = self.discretize(dt, method)._recurrence("StateSpace.simulate", u, state)
+        y, last = self.discretize(dt, method)._recurrence("StateSpace.simulate", u, state, "time")
         return y if state is None else (y, last)
 
     def transfer(self, s: TensorLike) -> Complex[Tensor, "..."]:
@@ -115,13 +124,15 @@ class StateSpace(LinearSystem):
         """
         times = self._given_times("impulse", t)
         E = self._exponentials(times)[..., : self.states, : self.states]
-        return self._entry(self.C @ (E @ self.B + self.B))
+        y = self.C @ (E @ self.B + self.B)
+        return self._entry(did_not_overflow("StateSpace.impulse", y, times))
 
     def step(self, t: TensorLike | None = None) -> Float[Tensor, "..."]:
         """The output at times t >= 0 when the input is 0 before time 0 and 1 from then on; axes as `impulse`."""
         times = self._given_times("step", t)
         E = self._exponentials(times)[..., : self.states, self.states :]
-        return self._entry(self.C @ E + self.D)
+        y = self.C @ E + self.D
+        return self._entry(did_not_overflow("StateSpace.step", y, times))
 
     def dc_gain(self) -> Float[Tensor, "..."]:
         """D - C A^-1 B: what the output settles at under a constant input of 1. A stable system alone settles."""
@@ -248,23 +259,26 @@ class DiscreteStateSpace(LinearSystem):
         return self._recurrence("DiscreteStateSpace.recurrence", u, state)
 
     def _recurrence(
-        self, name: str, u: TensorLike, state: TensorLike | None
+        self, name: str, u: TensorLike, state: TensorLike | None, unit: str = "step"
     ) -> tuple[Tensor, Tensor]:
         x, flat = self._input(name, u)
         h = self._state(name, state, x.shape[:-2])
         y, last = views.recurrence(self.A, self.B, self.C, self.D, x, h)
+        ends = self._ends(y.shape[-2]) * (self.dt if unit == "time" else 1)
+        did_not_overflow(name, y.movedim(-2, 0), ends, unit=unit)
+        did_not_overflow(name, last[None], ends[-1:], unit=unit)
         return self._output(y, flat), last
 
     def kernel(self, length: int) -> Float[Tensor, "..."]:
         """K[l] = C A^l B for l < length: (q, p, length), or (length,) where p = q = 1. y = K * x + D x."""
         length = whole("DiscreteStateSpace.kernel", "length", length)
-        K = views.kernel(self.A, self.B, self.C, length)
+        K = self._kernel("kernel", length)
         return K[0, 0] if self.inputs == self.outputs == 1 else K
 
     def convolution(self, u: TensorLike) -> Float[Tensor, "..."]:
         """The same map from a state of zero, as a convolution with the kernel by FFT."""
         x, flat = self._input("DiscreteStateSpace.convolution", u)
-        K = views.kernel(self.A, self.B, self.C, x.shape[-2])
+        K = self._kernel("convolution", x.shape[-2])
         return self._output(views.convolution(K, self.D, x), flat)
 
     def transfer(self, z: TensorLike) -> Complex[Tensor, "..."]:
@@ -280,26 +294,35 @@ class DiscreteStateSpace(LinearSystem):
 
         (length // 2 + 1,), then (q, p) unless both are 1. Refused where a pole is itself a root of unity.
         """
-        length = whole("DiscreteStateSpace.spectrum", "length", length)
-        return self._entry(views.spectrum(self.A, self.B, self.C, length))
+        name = "DiscreteStateSpace.spectrum"
+        length = whole(name, "length", length)
+        return self._entry(views.spectrum(self.A, self.B, self.C, length, name=name))
 
     def impulse(self, length: int | None = None) -> Float[Tensor, "..."]:
         """The output after an input of 1, 0, 0, ...: the kernel, with D in its first step; (length,), then (q, p)."""
-        length = self._length("impulse", length)
-        K = views.kernel(self.A, self.B, self.C, length).permute(2, 0, 1)
+        K = self._kernel("impulse", self._length("impulse", length)).permute(2, 0, 1)
         return self._entry(torch.cat([K[:1] + self.D, K[1:]]))
 
     def step(self, length: int | None = None) -> Float[Tensor, "..."]:
         """The output under an input of 1, 1, 1, ...: (length,), then (q, p) unless both are 1."""
-        length = self._length("step", length)
-        K = views.kernel(self.A, self.B, self.C, length).permute(2, 0, 1)
-        return self._entry(K.cumsum(0) + self.D)
+        y = self._kernel("step", self._length("step", length)).permute(2, 0, 1).cumsum(0) + self.D
+        name = "DiscreteStateSpace.step"
+        return self._entry(did_not_overflow(name, y, self._ends(len(y)), unit="step"))
 
     def dc_gain(self) -> Float[Tensor, "..."]:
         """C (1 - A)^-1 B + D: what the output settles at under a constant input of 1. A stable system alone settles."""
         self._expect_stable("dc_gain", "it does not settle")
         identity = torch.eye(self.states, dtype=self.A.dtype, device=self.A.device)
         return self._entry(self.D + self.C @ torch.linalg.solve(identity - self.A, self.B))
+
+    def _kernel(self, what: str, length: int) -> Tensor:
+        K = views.kernel(self.A, self.B, self.C, length)
+        name = f"DiscreteStateSpace.{what}"
+        did_not_overflow(name, K.movedim(-1, 0), self._ends(length), unit="step")
+        return K
+
+    def _ends(self, length: int) -> Tensor:
+        return torch.arange(1, length + 1, dtype=torch.float64, device=self.A.device)
 
     def _length(self, what: str, length: int | None) -> int:
         name = f"DiscreteStateSpace.{what}"
