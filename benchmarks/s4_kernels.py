@@ -5,7 +5,8 @@
 Each subject runs in a process of its own, so that its peak memory is its own: the most that the process held above
 what it held before the call, inputs and outputs taken off. The checkout is one of github.com/state-spaces/s4, used
 as it is without its extensions (models/s4/s4.py; the one name it wants of pytorch_lightning is replaced by a
-function that does nothing). "share" is of the product of tables alone, 2 n L multiply-adds a channel forward and
+function that does nothing). It needs 86 MB a channel, so it runs on --peer-channels of them, and its time and memory
+are scaled to all. "share" is of the product of tables alone, 2 n L multiply-adds a channel forward and
 twice that backward, at the speed of PyTorch's matrix product in float32 on this machine.
 """
 
@@ -68,10 +69,9 @@ def _peer(checkout: Path) -> Any:
 def measure(subject: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of the forward pass and of both, and megabytes above inputs and outputs."""
     torch.set_num_threads(options.threads)
-    make, parameters = kernel_of(
-        subject, options.channels, options.state, options.length, options.s4
-    )
-    weights = torch.randn(1, options.channels, options.length)
+    channels = options.peer_channels if subject.startswith("peer") else options.channels
+    make, parameters = kernel_of(subject, channels, options.state, options.length, options.s4)
+    weights = torch.randn(1, channels, options.length)
 
     def both() -> None:
         K = make().reshape(weights.shape)
@@ -85,13 +85,14 @@ def measure(subject: str, options: argparse.Namespace) -> dict[str, float]:
     repeats = 7 if subject in ("S4", "S4D") else 2
     times = {}
     for name, call in (("forward", make), ("both", both)):
-        found = []
+        taken = []
         for _ in range(repeats):
             start = time.perf_counter()
             call()
-            found.append(time.perf_counter() - start)
-        times[name] = statistics.median(found)
-    return {**times, "megabytes": (peak - before) / 1024 - own / 2**20}
+            taken.append(time.perf_counter() - start)
+        times[name] = statistics.median(taken)
+    found = {**times, "megabytes": (peak - before) / 1024 - own / 2**20}
+    return {name: each * options.channels / channels for name, each in found.items()}
 
 
 def product_seconds(options: argparse.Namespace) -> float:
@@ -107,7 +108,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="S4's kernels beside state-spaces/s4.")
     parser.add_argument("--s4", help="a checkout of state-spaces/s4")
     parser.add_argument("--json", action="store_true")
-    for name, value in (("channels", 256), ("state", 64), ("length", 16384), ("threads", 2)):
+    sizes = {"channels": 256, "peer-channels": 32, "state": 64, "length": 16384, "threads": 2}
+    for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--subject", choices=SUBJECTS, help=argparse.SUPPRESS)
     options = parser.parse_args()

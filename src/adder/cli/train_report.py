@@ -50,7 +50,9 @@ def report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
     else:
         model = session.config.model.to_dict()
         recurs = not model["bidirectional"] and model["method"] != "dss"
-        more = f"both views: adder evaluate {path} --view both" if recurs else f"adder evaluate {path}"
+        more = (
+            f"both views: adder evaluate {path} --view both" if recurs else f"adder evaluate {path}"
+        )
         print(f"the run is in {session.path}; {more}")
 
 
