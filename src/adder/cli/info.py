@@ -38,8 +38,8 @@ LEFT_OUT = {
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
     "long_convolution": "float16, more than 262144 taps",
-    "diagonal_kernel": "nothing",
-    "dplr_kernel": "nothing",
+    "diagonal_kernel": "",
+    "dplr_kernel": "",
     "gated_norm": "float16",
 }
 # What the Triton kernels leave to it.
@@ -111,7 +111,7 @@ def _implementations(operator: str, status: Any) -> list[tuple[str, str, str]]:
     for device in _devices():
         own = torch._C._dispatch_has_kernel_for_dispatch_key(f"adder::{operator}", device.upper())
         if own and device == "cpu":
-            reason = f"compiled; portable PyTorch serves {LEFT_OUT[operator]}"
+            reason = _left_to_portable(LEFT_OUT[operator])
             rows.append((device, f"C++ {status.isa}", reason))
         elif own:
             reason = (
@@ -124,6 +124,10 @@ def _implementations(operator: str, status: Any) -> list[tuple[str, str, str]]:
         else:
             rows.append((device, "portable PyTorch", f"there is no kernel for {device} yet"))
     return rows
+
+
+def _left_to_portable(what: str) -> str:
+    return f"compiled; portable PyTorch serves {what}" if what else "compiled; it serves every call"
 
 
 def _page(facts: dict[str, Any]) -> str:
