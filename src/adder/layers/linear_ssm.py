@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
-from adder.layers.linear_ssm_options import TRANSFORMS, check_options, is_positive, learning_rates
+from adder.layers.linear_ssm_options import (
+    TRANSFORMS,
+    check_options,
+    is_positive,
+    learning_rates,
+    what_came,
+)
 from adder.ops import long_convolution
 
 BLOCK = 64  # steps that the recurrence takes at once
@@ -29,8 +35,12 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Tables(NamedTuple):
-    """T steps of the recurrence at once, in float64: y[t] += readout[t] x;  x <- advance(x) + sum writein[t] u[t]."""
+    """T steps of the recurrence at once, in float64.
 
+    y[t] = sum_s kernel[t-s] u[s] + readout[t] x        x <- advance(x) + sum_t writein[t] u[t]
+    """
+
+    kernel: Float[Tensor, "c h t"]
     readout: Float[Tensor, "c h t n"]
     writein: Float[Tensor, "h t n"]
     advance: Callable[[Float[Tensor, "b h n"]], Float[Tensor, "b h n"]]
@@ -307,7 +317,7 @@ class LinearSSM(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         tables = self._tables(steps, rate)
         blocks = u.reshape(len(u), -1, steps, self.channels)  # (b k t h)
-        own = long_convolution(blocks.flatten(0, 1), self.kernel(steps, rate))
+        own = long_convolution(blocks.flatten(0, 1), tables.kernel.to(_wide(u).dtype))
         before = []
         for written in torch.einsum("bkth,htn->kbhn", blocks.double(), tables.writein):
             before.append(state)
@@ -317,12 +327,9 @@ class LinearSSM(nn.Module, ABC):
 
     def _check(self, u: Tensor, state: Tensor | None, rate: float, seq_idx: Any) -> None:
         if not isinstance(u, Tensor) or u.ndim != 3 or u.shape[-1] != self.channels or 0 in u.shape:
-            held = (
-                f"has shape {tuple(u.shape)}"
-                if isinstance(u, Tensor)
-                else f"is a {type(u).__name__}"
+            raise UsageError(
+                f"{self.name}: u {what_came(u)}, expected (batch, length, {self.channels})"
             )
-            raise UsageError(f"{self.name}: u {held}, expected (batch, length, {self.channels})")
         wide = torch.float64 if self.C.dtype == torch.float64 else torch.float32
         fits = u.dtype == wide or (
             wide == torch.float32 and u.dtype in (torch.bfloat16, torch.float16)

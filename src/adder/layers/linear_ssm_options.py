@@ -83,3 +83,8 @@ def learning_rates(layer: str, lr: float | Mapping[str, float] | None) -> dict[s
 def is_positive(x: object) -> bool:
     """Whether x is a finite number above 0."""
     return isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < math.inf
+
+
+def what_came(x: object) -> str:
+    """An argument that should be a tensor of another shape, as it is written in messages."""
+    return f"has shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"

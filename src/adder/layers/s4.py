@@ -19,9 +19,6 @@ from adder.ops.dplr_kernel.portable import krylov
 from adder.theory.dplr import diagonal_plus_low_rank, nplr
 
 SEVERAL = {"hippo": ("legs", "fourier"), "all": ("legs", "fourier", "dplr-inv", "dplr-lin")}
-STEPS_ONE_BY_ONE = (
-    16  # shorter inputs take single steps of O(n r), longer ones dense powers of Abar
-)
 
 
 class S4(LinearSSM):
@@ -90,9 +87,13 @@ class S4(LinearSSM):
     def _tables(self, steps: int, rate: float) -> Tables:
         Abar, Bbar, c, _ = bilinear(*self._system(rate))
         power = torch.linalg.matrix_power(Abar, steps)
+        impulse = krylov(
+            Bbar.unsqueeze(-2), Abar.mT, steps
+        )  # (h t n): the state that an input leaves
         return Tables(
+            torch.einsum("chn,htn->cht", c, impulse),
             krylov((c.unsqueeze(-2) @ Abar), Abar, steps),
-            krylov(Bbar.unsqueeze(-2), Abar.mT, steps).flip(1),
+            impulse.flip(1),
             lambda x: torch.einsum("hij,bhj->bhi", power, x),
         )
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
+from adder.layers.dropout import Dropout
 from adder.layers.linear_ssm import LinearSSM
+from adder.layers.linear_ssm_options import what_came
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -67,7 +69,7 @@ class S4Block(nn.Module):
         if width < 1:
             raise UsageError(f"S4Block: d_model {width} must be at least 1")
         self.layer, self.activation, self.glu, self.d_model = layer, activation, glu, width
-        self.dropout, self.tie_dropout = dropout, tie_dropout
+        self.dropout = Dropout(dropout, tie_dropout)
         self.input_linear = None if width == layer.channels else nn.Linear(width, layer.channels)
         self.output_linear = nn.Linear(
             layer.channels * layer.channels_out, width * (2 if glu else 1)
@@ -91,12 +93,7 @@ class S4Block(nn.Module):
         Not with a state: where padding has come in, what the state holds is no longer the end of the sequence.
         """
         if not isinstance(u, Tensor) or u.ndim != 3 or u.shape[-1] != self.d_model:
-            held = (
-                f"has shape {tuple(u.shape)}"
-                if isinstance(u, Tensor)
-                else f"is a {type(u).__name__}"
-            )
-            raise UsageError(f"S4Block: u {held}, expected (batch, length, {self.d_model})")
+            raise UsageError(f"S4Block: u {what_came(u)}, expected (batch, length, {self.d_model})")
         if lengths is not None:
             self._check_lengths(lengths, u, state)
         x = u if self.input_linear is None else self.input_linear(u)
@@ -104,7 +101,7 @@ class S4Block(nn.Module):
             steps = torch.arange(u.shape[1], device=u.device)
             x = x.masked_fill((steps >= lengths.unsqueeze(1)).unsqueeze(-1), 0)
         y, state = self.layer(x, state, rate=rate)
-        y = self.output_linear(self._drop(ACTIVATIONS[self.activation](y)))
+        y = self.output_linear(self.dropout(ACTIVATIONS[self.activation](y)))
         if self.glu:
             y = F.glu(y, dim=-1)
         if self.gate is not None:
@@ -134,8 +131,3 @@ class S4Block(nn.Module):
                 raise UsageError(
                     f"S4Block: lengths holds {low if low < 1 else high}, expected 1 to {u.shape[1]}"
                 )
-
-    def _drop(self, y: Tensor) -> Tensor:
-        if not self.tie_dropout:
-            return F.dropout(y, self.dropout, self.training)
-        return y * F.dropout(torch.ones_like(y[:, :1]), self.dropout, self.training)

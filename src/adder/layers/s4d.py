@@ -77,10 +77,8 @@ class S4D(LinearSSM):
 
     def _system(self, rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A (h m), B (h m), C (c h m), dt (h) or (h m)."""
-        return self.eigenvalues(), self._spread_B(), self._outputs(rate), self.step_sizes(rate)
-
-    def _spread_B(self) -> Tensor:
-        return self._spread(self._number(self.B))
+        B = self._spread(self._number(self.B))
+        return self.eigenvalues(), B, self._outputs(rate), self.step_sizes(rate)
 
     def kernel(self, length: int, rate: float = 1.0) -> Float[Tensor, "c h l"]:
         """The convolution kernel of `length` taps; with `bidirectional`, those of the future behind the others."""
@@ -120,19 +118,20 @@ class S4D(LinearSSM):
 
     def _tables(self, steps: int, rate: float) -> Tables:
         Abar, Bbar, C = self._discrete(rate)
-        powers = torch.ones_like(Abar).unsqueeze(
-            1
-        )  # (h t m), by doubling, so that a decay of zero is exact
+        # (h t m), by doubling, so that a decay of zero is exact
+        powers = torch.ones_like(Abar).unsqueeze(1)
         more = Abar.unsqueeze(1)
         while powers.shape[1] <= steps:
             powers = torch.cat([powers, powers * more], dim=1)
             more = more * more
         reached, power = powers[:, 1 : steps + 1], powers[:, steps]
         readout = C.unsqueeze(2) * reached
-        writein = (Bbar.unsqueeze(1) * powers[:, :steps]).flip(1)
+        impulse = Bbar.unsqueeze(1) * powers[:, :steps]  # the state that an input leaves
+        kernel, writein = torch.einsum("chm,htm->cht", C, impulse), impulse.flip(1)
         if not self.complex_state:
-            return Tables(readout, writein, lambda x: x * power)
+            return Tables(kernel, readout, writein, lambda x: x * power)
         return Tables(
+            2 * kernel.real,
             torch.cat([2 * readout.real, -2 * readout.imag], dim=-1),
             torch.cat([writein.real, writein.imag], dim=-1),
             lambda x: _rotate(x, power),

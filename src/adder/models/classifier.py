@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from adder.errors import UsageError
 from adder.layers import S4, S4D, Mamba, RMSNorm, S4Block, State
+from adder.layers.dropout import Dropout
 from adder.layers.linear_ssm_options import Options, is_positive
 from adder.models.checkpoint import Pretrained
 from adder.models.classifier_config import SequenceClassifierConfig
@@ -76,21 +77,6 @@ def _norm(config: SequenceClassifierConfig) -> nn.Module:
     return kind(config.d_model, config.norm_epsilon)
 
 
-class _Dropout(nn.Module):
-    """Dropout; tied, a channel is dropped for all steps of a sequence at once."""
-
-    def __init__(self, probability: float, tied: bool):
-        super().__init__()
-        self.probability, self.tied = probability, tied
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.probability):
-            return x
-        if not self.tied:
-            return F.dropout(x, self.probability)
-        return x * F.dropout(torch.ones_like(x[:, :1]), self.probability)
-
-
 class ClassifierBlock(nn.Module):
     """x + dropout(mixer(norm(x))), or norm(x + dropout(mixer(x)))."""
 
@@ -100,7 +86,7 @@ class ClassifierBlock(nn.Module):
         self.has_rate = config.layer != "mamba"
         self.mixer = MIXERS[config.layer](config)
         self.norm = _norm(config)
-        self.dropout = _Dropout(config.dropout, config.tie_dropout)
+        self.dropout = Dropout(config.dropout, config.tie_dropout)
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state of the mixer before the first step."""
