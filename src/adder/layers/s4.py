@@ -15,7 +15,7 @@ from adder.layers.linear_ssm import LinearSSM, Step, Tables
 from adder.layers.linear_ssm_options import Options
 from adder.ops import dplr_kernel
 from adder.ops.dplr_kernel.discrete import bilinear, pair, unpair
-from adder.ops.dplr_kernel.portable import krylov
+from adder.ops.dplr_kernel.portable import krylov, squares
 from adder.theory.dplr import diagonal_plus_low_rank, nplr
 
 SEVERAL = {"hippo": ("legs", "fourier"), "all": ("legs", "fourier", "dplr-inv", "dplr-lin")}
@@ -86,15 +86,19 @@ class S4(LinearSSM):
 
     def _tables(self, steps: int, rate: float) -> Tables:
         Abar, Bbar, c, _ = bilinear(*self._system(rate))
-        power = torch.linalg.matrix_power(Abar, steps)
-        impulse = krylov(
-            Bbar.unsqueeze(-2), Abar.mT, steps
-        )  # (h t n): the state that an input leaves
+        powers = squares(Abar, steps)
+        reached = [power for bit, power in enumerate(powers) if steps >> bit & 1]
+        # (h t n): the state that an input leaves
+        impulse = krylov(Bbar.unsqueeze(-2), [power.mT for power in powers], steps)
+
+        def advance(x: Tensor) -> Tensor:
+            for power in reached:
+                x = torch.einsum("hij,bhj->bhi", power, x)
+            return x
+
+        kernel = torch.einsum("chn,htn->cht", c, impulse)
         return Tables(
-            torch.einsum("chn,htn->cht", c, impulse),
-            krylov((c.unsqueeze(-2) @ Abar), Abar, steps),
-            impulse.flip(1),
-            lambda x: torch.einsum("hij,bhj->bhi", power, x),
+            kernel, krylov(c.unsqueeze(-2) @ Abar, powers, steps), impulse.flip(1), advance
         )
 
     def _stepper(self, rate: float) -> Step:

@@ -1,5 +1,6 @@
 """What linear systems in continuous and in discrete time share: four matrices, checked."""
 
+from abc import ABC, abstractmethod
 from typing import Any, NoReturn, Self
 
 import torch
@@ -12,7 +13,7 @@ from adder.theory.checks import TensorLike, exact, shape
 from adder.theory.zeros import transmission_zeros
 
 
-class LinearSystem:
+class LinearSystem(ABC):
     """A (n, n), B (n, p), C (q, n) and D (q, p): what systems in continuous and discrete time share.
 
     B of shape (n,) is one input, C of shape (n,) one output; None or 0 for D is no direct path. The matrices
@@ -86,8 +87,9 @@ class LinearSystem:
 
     _border: float
 
+    @abstractmethod
     def _slowness(self, values: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Of poles: below `_border` for those that decay, larger for those that decay more slowly."""
 
     def _expect_stable(self, what: str, remedy: str) -> None:
         if not self.is_stable:

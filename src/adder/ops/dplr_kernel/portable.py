@@ -28,11 +28,20 @@ def parts_of(h: int, n: int) -> int:
     return max(1, min(h, MOST_BYTES // (16 * n * n * 8)))
 
 
-def krylov(rows: Tensor, M: Tensor, count: int) -> Tensor:
-    """(..., 1, n) and (h, n, n) to (..., count, n): row k is the given one times M^k, found by doubling."""
-    while (have := rows.shape[-2]) < count:
-        rows = torch.cat([rows, rows[..., : count - have, :] @ M], dim=-2)
-        M = M @ M
+def squares(M: Tensor, count: int) -> list[Tensor]:
+    """M^1, M^2, M^4 ...: those that add up to any power up to `count`."""
+    found = [M]
+    while len(found) < count.bit_length():
+        found.append(found[-1] @ found[-1])
+    return found
+
+
+def krylov(rows: Tensor, powers: list[Tensor], count: int) -> Tensor:
+    """(..., 1, n) to (..., count, n): row k is the given one times M^k, by doubling with the `squares` of M."""
+    for power in powers:
+        have = rows.shape[-2]
+        if have < count:
+            rows = torch.cat([rows, rows[..., : count - have, :] @ power], dim=-2)
     return rows
 
 
@@ -46,17 +55,19 @@ class _Tables:
         self.X, self.Y = Bbar.unsqueeze(1), c.movedim(0, 1).unsqueeze(2)
         self.sizes: list[int] = []  # rows that each doubling added
         while (have := self.X.shape[1]) < self.steps:
-            self.X = torch.cat([self.X, self.X @ self.powers[-1].mT], dim=1)
-            self._square(have)
+            self.X = torch.cat([self.X, self.X @ self._power(have).mT], dim=1)
         self.first = len(self.sizes)
         while (have := self.Y.shape[2]) < self.blocks:
             more = min(have, self.blocks - have)
-            self.Y = torch.cat([self.Y, self.Y[:, :, :more] @ self.powers[-1].unsqueeze(1)], dim=2)
-            self._square(more)
+            power = self._power(more).unsqueeze(1)
+            self.Y = torch.cat([self.Y, self.Y[:, :, :more] @ power], dim=2)
 
-    def _square(self, added: int) -> None:
-        self.powers.append(self.powers[-1] @ self.powers[-1])
+    def _power(self, added: int) -> Tensor:
+        """The power for the next doubling: the square of the last one."""
+        if self.sizes:
+            self.powers.append(self.powers[-1] @ self.powers[-1])
         self.sizes.append(added)
+        return self.powers[-1]
 
 
 def forward(Abar: Tensor, Bbar: Tensor, c: Tensor, length: int, dtype: torch.dtype) -> Tensor:
