@@ -1,4 +1,4 @@
-"""Products with int8 and int4 weights, one line per equation. It is the truth that every implementation is held against."""
+"""Products with int8 and int4 weights, one line per equation: the truth that every implementation is held against."""
 
 import torch
 from torch import Tensor
