@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adder.errors import UsageError
+from adder.layers.quantized import unbiased
 from adder.ops import selective_scan
 
 
@@ -71,15 +71,16 @@ class SelectiveCore(nn.Module):
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d n"]]:
         """Select dt, B and C from x, and run the scan, gated by z where it is given."""
         dt, B, C = self.x_proj(x).split(self.split, dim=-1)
+        delta, bias = unbiased(self.dt_proj, dt)
         return selective_scan(
             x,
-            F.linear(dt, self.dt_proj.weight).to(x.dtype),
+            delta.to(x.dtype),
             -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
             B.to(x.dtype),
             C.to(x.dtype),
             self.D,
             z=z,
-            delta_bias=self.dt_proj.bias,
+            delta_bias=bias,
             delta_softplus=True,
             state=state,
             seq_idx=seq_idx,

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from adder.errors import DamagedFile, UsageError
+from adder.layers.quantized import QuantizedEmbedding, QuantizedLinear
 from adder.models.checked import ModelConfig
 
 WEIGHTS = "model.safetensors"
@@ -44,8 +45,20 @@ class Pretrained(nn.Module):
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters by name, contiguous, a shared one under its first name only."""
-    return {name: each.detach().contiguous() for name, each in model.named_parameters()}
+    """Return what is stored of a model by name, contiguous, a shared tensor under its first name only: its parameters,
+    and the codes and scales of rounded matrices."""
+    return {name: each.detach().contiguous() for name, each in _stored(model).items()}
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = dict(model.named_parameters())
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+            own = {f"{name}.weight": module.weight, f"{name}.scales": module.scales}
+            found |= {each: tensor for each, tensor in own.items() if id(tensor) not in seen}
+            seen |= {id(tensor) for tensor in own.values()}
+    return found
 
 
 def write(model: nn.Module, config: ModelConfig, folder: Path) -> None:
@@ -94,21 +107,23 @@ def read(folder: Path, config_class: type[Config]) -> tuple[Config, dict[str, Te
     except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{folder / WEIGHTS}: cannot be read: {error}") from error
     count = sum(each.numel() for each in tensors.values())
-    if count != config.parameter_count():  # before a model of the config's sizes takes memory
+    if count != config.stored_count():  # before a model of the config's sizes takes memory
         raise DamagedFile(
-            f"{folder / WEIGHTS}: holds {count} numbers, and {folder / CONFIG} asks for {config.parameter_count()}"
+            f"{folder / WEIGHTS}: holds {count} numbers, and {folder / CONFIG} asks for {config.stored_count()}"
         )
     return config, tensors
 
 
 @torch.no_grad()
 def fill(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy `tensors` into the model's parameters: all of them, of the right shapes, and no others.
+    """Copy `tensors` into what `model_tensors` gives of the model: all of them, of the right shapes, and no others.
 
     Raises:
-        DamagedFile: a tensor is missing, unknown or of another shape; the message names it.
+        DamagedFile: a tensor is missing, unknown, of another shape, or of a type that would be rounded without a
+            word; the message names it.
     """
-    parameters = dict(model.named_parameters())
+    parameters = _stored(model)
+    floats = {name for name, _ in model.named_parameters()}
     for name in sorted(parameters.keys() ^ tensors.keys()):
         problem = "is missing" if name in parameters else "is no parameter of this model"
         raise DamagedFile(f"{source}: {name} {problem}")
@@ -117,4 +132,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
             raise DamagedFile(
                 f"{source}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}"
             )
+        kind = tensors[name].dtype
+        if kind != parameter.dtype and not (name in floats and kind.is_floating_point):
+            raise DamagedFile(f"{source}: {name} is {kind}, expected {parameter.dtype}")
         parameter.copy_(tensors[name])

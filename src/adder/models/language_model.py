@@ -4,8 +4,8 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
-from adder.layers import Mamba, RMSNorm, State
+from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
 from adder.models.checkpoint import Pretrained
 from adder.models.config import LanguageModelConfig
 from adder.models.sampling import Sampler
+
+PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 
 class LanguageModelOutput(NamedTuple):
@@ -44,12 +46,19 @@ class Block(nn.Module):
             dt_max=config.dt_max,
             dt_init_floor=config.dt_init_floor,
         )
+        if config.weights != "float":
+            _make_room(self.mixer, config)
         self.norm = RMSNorm(config.d_model, config.norm_epsilon)
 
     def forward(
         self, residual: Tensor, state: State | None, seq_idx: Tensor | None
     ) -> tuple[Tensor, State | None]:
-        normed = self.norm(residual).to(self.mixer.in_proj.weight.dtype)
+        floats = (
+            self.mixer.conv1d
+            if isinstance(self.mixer.in_proj, QuantizedLinear)
+            else self.mixer.in_proj
+        )
+        normed = self.norm(residual).to(floats.weight.dtype)
         y, state = self.mixer(normed, state, seq_idx=seq_idx)
         return residual + y, state
 
@@ -60,7 +69,8 @@ class Backbone(nn.Module):
     def __init__(self, config: LanguageModelConfig):
         super().__init__()
         self.residual_in_fp32 = config.residual_in_fp32
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        kind = nn.Embedding if config.weights == "float" else QuantizedEmbedding
+        self.embedding = kind(config.padded_vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
 
@@ -112,10 +122,27 @@ class LanguageModel(Pretrained):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
-        self._initialise()
-        if config.tie_embeddings:
-            self.lm_head.weight = self.backbone.embedding.weight
+        kind = nn.Linear if config.weights == "float" else QuantizedLinear
+        self.lm_head = kind(config.d_model, config.padded_vocab_size, bias=False)
+        if config.weights == "float":
+            self._initialise()
+        else:
+            self.requires_grad_(False)  # nothing can be trained through rounded weights
+        self._tie()
+
+    def _tie(self) -> None:
+        if not self.config.tie_embeddings:
+            return
+        self.lm_head.weight = self.backbone.embedding.weight
+        if isinstance(self.backbone.embedding, QuantizedEmbedding):
+            self.lm_head.scales = self.backbone.embedding.scales
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the model. PyTorch keeps shared parameters shared, but not shared buffers."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.config.weights != "float":
+            self._tie()
+        return self
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -154,10 +181,17 @@ class LanguageModel(Pretrained):
         """
         self._check(input_ids, attention_mask)
         hidden, state = self.backbone(input_ids, state, seq_idx)
-        head = self.lm_head.weight[: self.config.vocab_size]
-        logits = F.linear(hidden.to(head.dtype), head)
+        logits = self._head(hidden)
         loss = None if labels is None else _loss(logits, labels, seq_idx)
         return LanguageModelOutput(logits, loss, state)
+
+    def _head(self, hidden: Float[Tensor, "b l d"]) -> Float[Tensor, "b l v"]:
+        vocab_size = self.config.vocab_size
+        if isinstance(self.lm_head, QuantizedLinear):
+            hidden = hidden.to(self.backbone.norm_f.weight.dtype)
+            return self.lm_head(hidden)[..., :vocab_size]  # type: ignore[no-any-return]
+        head = self.lm_head.weight[:vocab_size]
+        return F.linear(hidden.to(head.dtype), head)
 
     def _check(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         if input_ids.ndim != 2 or 0 in input_ids.shape:
@@ -221,6 +255,21 @@ class LanguageModel(Pretrained):
             if bool(done.all()):
                 break
         return ids
+
+
+def _make_room(mixer: Mamba, config: LanguageModelConfig) -> None:
+    """Put a QuantizedLinear of zeros in the place of each projection."""
+    for name in PROJECTIONS:
+        linear = getattr(mixer, name)
+        room = QuantizedLinear(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            scheme=config.scheme_of(name),
+        )
+        if linear.bias is not None:
+            room.bias = linear.bias
+        setattr(mixer, name, room)
 
 
 def _loss(logits: Tensor, labels: Tensor, seq_idx: Tensor | None) -> Tensor:
