@@ -44,8 +44,8 @@ class QuantizedWeight:
         >>> weight = quantize(torch.tensor([[1.0, -2.0, 0.5]]), "int8")
         >>> weight.shape, weight.codes.shape, weight.scales.shape
         ((1, 3), torch.Size([1, 1, 8, 16, 4]), torch.Size([1, 1, 16]))
-        >>> weight.dequantize().mul(100).round().tolist()
-        [[100.0, -200.0, 50.0]]
+        >>> weight.dequantize().mul(10).round().tolist()
+        [[10.0, -20.0, 5.0]]
     """
 
     codes: Tensor
@@ -104,7 +104,7 @@ class QuantizedWeight:
         codes = self.codes[tile, :, :, lane].unsqueeze(3)
         scales = self.scales[tile, :, lane].unsqueeze(-1)
         rows = self._rows(_unpack(codes, self.scheme).flatten(0, 1), scales, dtype)
-        return rows.unflatten(0, indices.shape) if indices.ndim != 1 else rows
+        return rows.reshape(*indices.shape, self.columns)
 
     def _rows(self, integers: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         working = torch.promote_types(dtype, torch.float32)
