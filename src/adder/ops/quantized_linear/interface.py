@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adder.ops import native
 from adder.ops.checks import expect, expect_floating, refuse_forward_mode
-from adder.ops.quantized_linear import portable
+from adder.ops.quantized_linear import cpu, portable
 from adder.ops.quantized_linear.weight import QuantizedWeight, check_layout
 
 STORED = (torch.float32, torch.bfloat16)
@@ -119,3 +120,21 @@ def _(
 ) -> Tensor:
     check_layout("quantized_linear", codes, scales, rows, columns, scheme)
     return x.new_empty(x.shape[0], rows)
+
+
+if (_native := native.module()) is not None:
+
+    @_quantized_linear.register_kernel("cpu")
+    def _(
+        x: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        rows: int,
+        columns: int,
+        scheme: str,
+        bias: Tensor | None,
+    ) -> Tensor:
+        codes, scales = codes.contiguous(), scales.contiguous()
+        return cpu.forward(
+            _native, x, QuantizedWeight(codes, scales, rows, columns, scheme), bias  # type: ignore[arg-type]
+        )
