@@ -15,6 +15,7 @@ from adder.models.checked import ModelConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+VOCABULARY = "vocabulary.json"  # beside a language model that reads text
 # A config.json that names no kind is of the first one there was.
 _FIRST_KIND = "language_model"
 _READERS = {
@@ -91,11 +92,7 @@ def read(folder: Path, config_class: type[Config]) -> tuple[Config, dict[str, Te
             if (folder / "checkpoints").is_dir():
                 raise UsageError(f"{folder} is a training run: adder.training.open_run reads it")
             raise UsageError(f"{folder}: no model here: {name} is missing")
-    try:
-        values: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind, values = values.get("kind", _FIRST_KIND), values.get("model", values)
-    except (ValueError, AttributeError) as error:
-        raise DamagedFile(f"{folder / CONFIG}: not a model's config: {error}") from error
+    kind, values = _described(folder)
     if kind in _READERS and kind != config_class.kind:
         raise UsageError(f"{folder} holds another kind of model: {_READERS[kind]} reads it")
     try:
@@ -112,6 +109,28 @@ def read(folder: Path, config_class: type[Config]) -> tuple[Config, dict[str, Te
             f"{folder / WEIGHTS}: holds {count} numbers, and {folder / CONFIG} asks for {config.stored_count()}"
         )
     return config, tensors
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return "language_model" or "classifier", or None where the folder holds no model.
+
+    Raises:
+        DamagedFile: its config.json is not what `write` wrote.
+    """
+    if not all((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
+        return None
+    kind, _ = _described(folder)
+    if kind not in _READERS:
+        raise DamagedFile(f"{folder / CONFIG}: {kind!r} is no kind of model that adder knows")
+    return kind
+
+
+def _described(folder: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        values: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return values.get("kind", _FIRST_KIND), values.get("model", values)
+    except (ValueError, AttributeError) as error:
+        raise DamagedFile(f"{folder / CONFIG}: not a model's config: {error}") from error
 
 
 @torch.no_grad()

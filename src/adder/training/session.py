@@ -13,7 +13,7 @@ from adder.data.labelled import LabelledOptions, read_labelled
 from adder.data.text import STANDARD_INPUT, read_source
 from adder.data.vocabulary import make_vocabulary
 from adder.errors import UsageError
-from adder.models.checkpoint import fill, model_tensors
+from adder.models.checkpoint import VOCABULARY, fill, model_tensors
 from adder.models.classifier import SequenceClassifier
 from adder.models.config import LanguageModelConfig
 from adder.models.language_model import LanguageModel
@@ -29,7 +29,6 @@ from adder.training.learner import Learner
 from adder.training.memory import check_memory, free_memory, memory_errors
 from adder.training.run_folder import (
     SOURCE_COPY,
-    VOCABULARY,
     Run,
     RunConfig,
     create_run,

@@ -44,8 +44,8 @@ class QuantizedWeight:
         >>> weight = quantize(torch.tensor([[1.0, -2.0, 0.5]]), "int8")
         >>> weight.shape, weight.codes.shape, weight.scales.shape
         ((1, 3), torch.Size([1, 1, 8, 16, 4]), torch.Size([1, 1, 16]))
-        >>> weight.dequantize().mul(100).round().tolist()
-        [[100.0, -200.0, 50.0]]
+        >>> weight.dequantize().mul(10).round().tolist()
+        [[10.0, -20.0, 5.0]]
     """
 
     codes: Tensor
@@ -104,7 +104,7 @@ class QuantizedWeight:
         codes = self.codes[tile, :, :, lane].unsqueeze(3)
         scales = self.scales[tile, :, lane].unsqueeze(-1)
         rows = self._rows(_unpack(codes, self.scheme).flatten(0, 1), scales, dtype)
-        return rows.unflatten(0, indices.shape) if indices.ndim != 1 else rows
+        return rows.reshape(*indices.shape, self.columns)
 
     def _rows(self, integers: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         working = torch.promote_types(dtype, torch.float32)
@@ -149,11 +149,11 @@ def quantize(weight: Float[Tensor, "rows columns"], scheme: Scheme) -> Quantized
     """Round a matrix to 8 or 4 bits a weight, with a bfloat16 scale for each row and group of 32 columns.
 
         int8    scale = bfloat16(max |W| / 127)                    w = round(W / scale)
-        int4    scale = the one of some candidates with the least sum of (W - scale w)^2
+        int4    scale = bfloat16(sum W w / sum w^2)                w = round(W / scale)
 
-    The candidates put the largest weight of the group at -8.5, -8, ... 7.5 steps, each followed by the scale that
-    fits the rounded weights best. Weights are rounded against the scale as it is stored. A group whose scale
-    would be below float32's normal numbers is zeros.
+    for int4 with that w of some candidates that leaves the least sum of (W - scale w)^2: they put the largest weight
+    of the group at -8.5, -8, ... 7.5 steps. Weights are rounded once more against the scale as it is stored. A group
+    whose scale would be below float32's normal numbers is zeros.
 
     Raises:
         ValueError: the weight is no matrix, is empty, or holds a NaN or an infinity; or the scheme is unknown.
@@ -200,17 +200,19 @@ def _rounded(groups: Tensor, scheme: str) -> tuple[Tensor, Tensor]:
         return _round(groups, scale, -127, 127), scale
     at = groups.abs().argmax(-1, keepdim=True)
     largest = groups.gather(-1, at).squeeze(-1)
-    best, least = torch.zeros_like(largest, dtype=torch.bfloat16), groups.square().sum(-1)
+    # In units of the largest weight, so that no square is too large or too small for float32.
+    units = groups / largest.masked_fill(largest == 0, 1).unsqueeze(-1)
+    best, gain = torch.zeros_like(largest), torch.zeros_like(largest)
     for place in _PLACES:
-        scale = _stored(largest / place)
-        integers = _round(groups, scale, -8, 7)
-        fitted = (integers * groups).sum(-1) / integers.square().sum(-1).clamp(min=1)
-        for candidate in (scale, _stored(fitted)):
-            integers = _round(groups, candidate, -8, 7)
-            error = (groups - integers * candidate.float().unsqueeze(-1)).square_().sum(-1)
-            better = error < least
-            best, least = torch.where(better, candidate, best), torch.where(better, error, least)
-    return _round(groups, best, -8, 7), best
+        integers = (units * place).round_().clamp_(-8, 7)
+        # The scale that fits these integers best leaves the error sum W^2 - (sum W w)^2 / sum w^2.
+        square = integers.square().sum(-1).clamp_(min=1)
+        product = integers.mul_(units).sum(-1)
+        fitted = product / square
+        better = fitted * product > gain
+        best, gain = torch.where(better, fitted, best), torch.where(better, fitted * product, gain)
+    scale = _stored(best * largest)
+    return _round(groups, scale, -8, 7), scale
 
 
 def _stored(scale: Tensor) -> Tensor:
