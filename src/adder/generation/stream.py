@@ -100,7 +100,7 @@ class Stream:
             UsageError: an id outside the vocabulary, a character that it lacks, or a text without
                 a vocabulary. Nothing was read then.
         """
-        for _ in self._read(self._ids(tokens)):
+        for _ in self._read(self._ids(tokens), last_alone=True):
             pass
 
     def logprobs(self, tokens: Ids | str) -> Tensor:
@@ -276,15 +276,19 @@ class Stream:
             raise UsageError(f"id {int(wrong)} is outside the vocabulary of {vocab_size} tokens")
         return ids.to(torch.int64)
 
-    def _read(self, ids: Tensor) -> Iterator[Tensor]:
-        """Read (l,) ids piece by piece; yield the logits (piece, v) of each, after reading it."""
+    def _read(self, ids: Tensor, last_alone: bool = False) -> Iterator[Tensor]:
+        """Read (l,) ids piece by piece; yield the logits (piece, v) of each, or of its last token, after reading it."""
         vocab_size = self.model.config.vocab_size
-        longest = max(1, min(LONGEST_PIECE, LOGITS_AT_ONCE // vocab_size))
+        longest = LONGEST_PIECE
+        if not last_alone:
+            longest = max(1, min(longest, LOGITS_AT_ONCE // vocab_size))
         for piece in (ids[i : i + longest] for i in range(0, len(ids), longest)):
             before = self._reading
             on_device = piece.to(self._device)
             with torch.no_grad():
-                output = self.model(on_device[None], state=before.state)
+                output = self.model(
+                    on_device[None], state=before.state, logits_to_keep=1 if last_alone else None
+                )
             logits = output.logits[0]
             self._reading = replace(
                 before,
