@@ -14,6 +14,7 @@ from adder.ops import (
     diagonal_kernel,
     dplr_kernel,
     gated_norm,
+    linear,
     linear_scan,
     long_convolution,
     rms_norm,
@@ -32,6 +33,7 @@ def calls() -> dict[str, Call]:
     steps, decays = a.abs(), -A.exp()
     modes = steps[0]
     return {
+        "linear": lambda x: linear(x, A.t()),
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
@@ -64,7 +66,9 @@ def test_forward_mode_is_refused(call: Call) -> None:
         call(forward_ad.make_dual(x, torch.ones_like(x)))
 
 
-def test_a_second_derivative_is_refused(call: Call) -> None:
+@pytest.mark.parametrize("name", sorted(calls().keys() - {"linear"}))  # test_linear: of any order
+def test_a_second_derivative_is_refused(name: str) -> None:
+    call = calls()[name]
     (x,) = normals(0, (B, L, D))
     x.requires_grad_()
     (grad,) = torch.autograd.grad(call(x).square().sum(), x, create_graph=True)

@@ -156,8 +156,11 @@ class MambaStack:
 
 def _matrix(weight: Weight) -> native.Matrix:
     if isinstance(weight, QuantizedWeight):
-        return native.matrix(weight.codes, weight.scales, *weight.shape, weight.scheme)
-    return native.matrix(weight, None, *weight.shape, weight.dtype)
+        return native.matrix(
+            weight.codes, weight.scales, weight.rows, weight.columns, weight.scheme
+        )
+    rows, columns = weight.shape
+    return native.matrix(weight, None, rows, columns, weight.dtype)
 
 
 def _check_shapes(weights: StackWeights) -> None:

@@ -134,10 +134,4 @@ if (_native := native.module()) is not None:
         scheme: str,
         bias: Tensor | None,
     ) -> Tensor:
-        codes, scales = codes.contiguous(), scales.contiguous()
-        return cpu.forward(
-            _native,
-            x,
-            QuantizedWeight(codes, scales, rows, columns, scheme),
-            bias,  # type: ignore[arg-type]
-        )
+        return cpu.forward(_native, x, codes, scales, rows, columns, scheme, bias)
