@@ -16,6 +16,8 @@ from adder.ops import (
     gated_norm,
     linear_scan,
     long_convolution,
+    quantize,
+    quantized_linear,
     rms_norm,
     selective_scan,
     short_convolution,
@@ -31,6 +33,7 @@ def calls() -> dict[str, Call]:
     taps, before = normals(2, (2, D, L), (B, N - 1, D))
     steps, decays = a.abs(), -A.exp()
     modes = steps[0]
+    rounded = quantize(A.t(), "int4")
     return {
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
@@ -43,6 +46,7 @@ def calls() -> dict[str, Call]:
         "dplr_kernel": lambda x: dplr_kernel(
             -modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9
         ),
+        "quantized_linear": lambda x: quantized_linear(x, rounded),
     }
 
 
@@ -64,7 +68,9 @@ def test_forward_mode_is_refused(call: Call) -> None:
         call(forward_ad.make_dual(x, torch.ones_like(x)))
 
 
-def test_a_second_derivative_is_refused(call: Call) -> None:
+@pytest.mark.parametrize("name", sorted(calls().keys() - {"quantized_linear"}))
+def test_a_second_derivative_is_refused(name: str) -> None:
+    call = calls()[name]
     (x,) = normals(0, (B, L, D))
     x.requires_grad_()
     (grad,) = torch.autograd.grad(call(x).square().sum(), x, create_graph=True)
@@ -141,6 +147,10 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.gated_norm, inputs),
             (OPERATORS.gated_norm_backward, (*inputs, dy)),
         ]
+        rounded = quantize(real(16, 20, D), "int8" if full else "int4")
+        vectors, layout = signal(17, length, D), (20, D, rounded.scheme)
+        inputs = (vectors, rounded.codes, rounded.scales, *layout, *given(real(18, 20)))
+        passes.append((OPERATORS.quantized_linear, inputs))
     return passes
 
 

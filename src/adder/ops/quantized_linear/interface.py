@@ -136,5 +136,8 @@ if (_native := native.module()) is not None:
     ) -> Tensor:
         codes, scales = codes.contiguous(), scales.contiguous()
         return cpu.forward(
-            _native, x, QuantizedWeight(codes, scales, rows, columns, scheme), bias  # type: ignore[arg-type]
+            _native,
+            x,
+            QuantizedWeight(codes, scales, rows, columns, scheme),
+            bias,  # type: ignore[arg-type]
         )
