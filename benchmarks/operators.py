@@ -29,6 +29,8 @@ from adder.ops.linear_scan import linear_scan
 from adder.ops.linear_scan.reference import linear_scan_reference
 from adder.ops.long_convolution import long_convolution
 from adder.ops.native import status
+from adder.ops.quantized_linear import quantize, quantized_linear
+from adder.ops.quantized_linear.reference import quantized_linear_reference
 from adder.ops.selective_scan import selective_scan
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution import short_convolution
@@ -47,6 +49,7 @@ class Case:
     reference: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
     loops: bool = False  # the reference walks through time: it is timed on its first steps only
+    weight_bytes: int | None = None  # it has rounded weights of this size, and no gradient
 
     def shorter(self, steps: int) -> tuple[Tensor, ...]:
         """Return the inputs of the first steps."""
@@ -119,6 +122,19 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             lambda A, B, C, dt: diagonal_kernel_reference(A, B, C, dt, length),
             (poles, torch.ones_like(poles), weights, step),
         ),
+        *(
+            Case(
+                f"quantized_linear {scheme}, {many} x",
+                lambda x, q=q: quantized_linear(x, q),
+                lambda x, q=q: quantized_linear_reference(x, q),
+                (torch.randn(many, d).to(dtype),),
+                weight_bytes=q.nbytes,
+            )
+            for scheme in ("int8", "int4")
+            if dtype != torch.float64
+            for q in [quantize(torch.randn(2 * d, d), scheme)]
+            for many in (1, 512)
+        ),
     ]
 
 
@@ -158,11 +174,13 @@ def measure(case: Case, repeats: int, peak: float, steps: int) -> list[dict[str,
         out = case.operator(*case.inputs)
         forward = seconds(lambda: case.operator(*case.inputs), repeats)
         forward_reference = scale * seconds(lambda: case.reference(*short), 3)
-    both = seconds(forward_and_backward(case.operator, case.inputs), repeats)
-    both_reference = scale * seconds(forward_and_backward(case.reference, short), 3)
-    once = read + out.numel() * out.element_size()
-    moved = {"forward": once, "forward + backward": 2 * once + read}
-    times = {"forward": (forward, forward_reference), "forward + backward": (both, both_reference)}
+    once = read + out.numel() * out.element_size() + (case.weight_bytes or 0)
+    moved, times = {"forward": once}, {"forward": (forward, forward_reference)}
+    if case.weight_bytes is None:
+        both = seconds(forward_and_backward(case.operator, case.inputs), repeats)
+        both_reference = scale * seconds(forward_and_backward(case.reference, short), 3)
+        moved["forward + backward"] = 2 * once + read
+        times["forward + backward"] = (both, both_reference)
     return [
         {
             "operator": case.name,

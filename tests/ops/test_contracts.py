@@ -17,6 +17,8 @@ from adder.ops import (
     linear,
     linear_scan,
     long_convolution,
+    quantize,
+    quantized_linear,
     rms_norm,
     selective_scan,
     short_convolution,
@@ -32,6 +34,7 @@ def calls() -> dict[str, Call]:
     taps, before = normals(2, (2, D, L), (B, N - 1, D))
     steps, decays = a.abs(), -A.exp()
     modes = steps[0]
+    rounded = quantize(A.t(), "int4")
     return {
         "linear": lambda x: linear(x, A.t()),
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
@@ -45,6 +48,7 @@ def calls() -> dict[str, Call]:
         "dplr_kernel": lambda x: dplr_kernel(
             -modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9
         ),
+        "quantized_linear": lambda x: quantized_linear(x, rounded),
     }
 
 
@@ -66,7 +70,8 @@ def test_forward_mode_is_refused(call: Call) -> None:
         call(forward_ad.make_dual(x, torch.ones_like(x)))
 
 
-@pytest.mark.parametrize("name", sorted(calls().keys() - {"linear"}))  # test_linear: of any order
+# linear has derivatives of any order (test_linear), quantized_linear none
+@pytest.mark.parametrize("name", sorted(calls().keys() - {"linear", "quantized_linear"}))
 def test_a_second_derivative_is_refused(name: str) -> None:
     call = calls()[name]
     (x,) = normals(0, (B, L, D))
@@ -145,6 +150,10 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.gated_norm, inputs),
             (OPERATORS.gated_norm_backward, (*inputs, dy)),
         ]
+        rounded = quantize(real(16, 20, D), "int8" if full else "int4")
+        vectors, layout = signal(17, length, D), (20, D, rounded.scheme)
+        inputs = (vectors, rounded.codes, rounded.scales, *layout, *given(real(18, 20)))
+        passes.append((OPERATORS.quantized_linear, inputs))
     return passes
 
 

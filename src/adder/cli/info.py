@@ -21,6 +21,7 @@ OPERATORS = {
     "dplr_kernel": "dplr_kernel",
     "gated_norm": "gated_norm",
     "rms_norm": "gated_norm",
+    "quantized_linear": "quantized_linear",
 }
 FEATURES = (
     "avx2",
@@ -43,6 +44,7 @@ LEFT_OUT = {
     "diagonal_kernel": "",
     "dplr_kernel": "",
     "gated_norm": "float16",
+    "quantized_linear": "",
 }
 # What the Triton kernels leave to it.
 LEFT_OUT_CUDA = {"diagonal_kernel": "float64"}
