@@ -35,7 +35,8 @@ def quantize_activations(x: Tensor, weight: QuantizedWeight) -> tuple[Tensor, Te
     groups = F.pad(x.float(), (0, -weight.columns % GROUP)).unflatten(-1, (-1, GROUP))
     largest = groups.abs().amax(-1)
     counts = largest >= SMALLEST
-    inverse = torch.where(counts, 127 / largest, 0)
+    # 127 as a tensor: PyTorch divides a number by a tensor in two roundings.
+    inverse = torch.where(counts, largest.new_full((), 127) / largest, 0)
     sx = torch.where(counts, largest / 127, 0)
     finite = groups.isfinite().all(-1)
     xq = torch.where(finite.unsqueeze(-1), groups * inverse.unsqueeze(-1), 0).round()
