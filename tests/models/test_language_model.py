@@ -197,6 +197,36 @@ def test_logits_of_the_last_tokens_alone(model, keep):
     assert torch.equal(out.state[1]["ssm"], all_of_them.state[1]["ssm"])
 
 
+@pytest.mark.parametrize("keep", [1, 4, 5, 7, 13])
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_long_prompt_is_read_in_pieces(model, keep, carried, monkeypatch):
+    monkeypatch.setattr("adder.models.language_model.READ_AT_ONCE", 10)
+    monkeypatch.setattr("adder.models.language_model.SHORTEST_PIECE", 1)
+    lengths = []
+    model.backbone.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    x = ids(2, 13)
+    before = model(ids(2, 3), state=model.initial_state(2)).state if carried else None
+    whole = model(x, state=before)
+    lengths.clear()
+    with torch.no_grad():
+        out = model(x, state=before, logits_to_keep=keep)
+    assert lengths == [5, 5, 3]
+    torch.testing.assert_close(out.logits, whole.logits[:, -keep:], rtol=1e-11, atol=1e-11)
+    assert (out.state is not None) == carried
+    if carried:
+        torch.testing.assert_close(out.state, whole.state, rtol=1e-11, atol=1e-11)
+
+
+def test_packed_sequences_are_not_cut_into_pieces(model, monkeypatch):
+    monkeypatch.setattr("adder.models.language_model.READ_AT_ONCE", 4)
+    monkeypatch.setattr("adder.models.language_model.SHORTEST_PIECE", 1)
+    x, seq_idx = ids(1, 8), torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]], dtype=torch.int32)
+    with torch.no_grad():
+        packed = model(x, seq_idx=seq_idx, logits_to_keep=1).logits
+    apart = model(x[:, 4:]).logits[:, -1:]
+    torch.testing.assert_close(packed, apart, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("carried", [False, True])
 def test_checkpointed_layers_give_the_same_bits(precision, carried):

@@ -6,7 +6,7 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -22,6 +22,9 @@ from adder.models.config import LanguageModelConfig
 from adder.models.decoder import Decoder
 from adder.models.sampling import Sampler
 from adder.ops import linear
+
+# Tokens of all rows in one piece of a prompt: enough for the speed of a matrix product.
+READ_AT_ONCE, SHORTEST_PIECE = 512, 64
 
 
 class LanguageModelOutput(NamedTuple):
@@ -75,7 +78,7 @@ class LanguageModel(Pretrained):
         return self
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> Self:
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> "LanguageModel":
         """Return the model in the folder `path`, as `save_pretrained` wrote it, its parameters float32 or `dtype`.
 
         In bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened where they are
@@ -135,17 +138,40 @@ class LanguageModel(Pretrained):
             if decoder.serves(state):
                 now, after = decoder.step(input_ids[:, 0], state)
                 return LanguageModelOutput(now.unsqueeze(1), None, after)
-        hidden, state = self.backbone(input_ids, state, seq_idx)
-        if logits_to_keep is not None:
-            hidden = hidden[:, -logits_to_keep:]
+        if logits_to_keep is None:
+            hidden, state = self.backbone(input_ids, state, seq_idx)
+        else:
+            hidden, state = self._read(input_ids, state, seq_idx, logits_to_keep)
         logits = self._head(hidden)
         loss = None if labels is None else _loss(logits, labels, seq_idx)
         return LanguageModelOutput(logits, loss, state)
 
+    def _read(
+        self, input_ids: Tensor, state: State | None, seq_idx: Tensor | None, keep: int
+    ) -> tuple[Tensor, State | None]:
+        """Return what lies before the head for the last `keep` tokens, and the state where one was given.
+
+        Where no gradient is wanted a long input is read piece by piece, so that its activations stay in the cache and
+        memory does not grow with it. Not with packed sequences: a state would leak where one starts with a piece.
+        """
+        batch, length = input_ids.shape
+        piece = max(SHORTEST_PIECE, READ_AT_ONCE // batch)
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or seq_idx is not None
+        if whole or length <= piece:
+            hidden, state = self.backbone(input_ids, state, seq_idx)
+            return hidden[:, -keep:], state
+        wanted, state = state is not None, self.initial_state(batch) if state is None else state
+        kept = []
+        for start in range(0, length, piece):
+            hidden, state = self.backbone(input_ids[:, start : start + piece], state, None)
+            if start + piece > length - keep:
+                kept.append(hidden[:, max(0, length - keep - start) :])
+        return torch.cat(kept, dim=1), state if wanted else None
+
     def _head(self, hidden: Float[Tensor, "b l d"]) -> Float[Tensor, "b l v"]:
         vocab_size, head = self.config.vocab_size, self.lm_head
         hidden = hidden.to(self.backbone.norm_f.weight.dtype)
-        if is_bare(head):  # the rows of the padding are not multiplied
+        if is_bare(head) and len(head.weight) > vocab_size:  # padding is not multiplied
             return linear(hidden, head.weight[:vocab_size])
         return head(hidden)[..., :vocab_size]  # type: ignore[no-any-return]
 

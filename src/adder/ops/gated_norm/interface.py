@@ -116,7 +116,7 @@ def _check(operator: str, name: str, x: Tensor, weight: Tensor, eps: float) -> N
     if x.numel() == 0:
         raise ValueError(f"{operator}: {name} has shape {shape}: axis {shape.index(0)} is empty")
     expect(operator, "weight", weight, "d", {"d": shape[-1]}, x, parameter_dtypes(x.dtype))
-    if not (math.isfinite(eps) and eps >= 0):
+    if not 0 <= eps < math.inf:
         raise ValueError(f"{operator}: eps is {eps}, expected a finite number, zero or more")
 
 
