@@ -135,9 +135,5 @@ if (_native := native.module()) is not None:
         bias: Tensor | None,
     ) -> Tensor:
         codes, scales = codes.contiguous(), scales.contiguous()
-        return cpu.forward(
-            _native,
-            x,
-            QuantizedWeight(codes, scales, rows, columns, scheme),
-            bias,  # type: ignore[arg-type]
-        )
+        weight = QuantizedWeight(codes, scales, rows, columns, scheme)  # type: ignore[arg-type]
+        return cpu.forward(_native, x, weight, bias)
