@@ -17,12 +17,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adder.ops.diagonal_kernel import diagonal_kernel
 from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
 from adder.ops.dtypes import arithmetic
 from adder.ops.gated_norm import gated_norm, rms_norm
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
+from adder.ops.linear import linear
 from adder.ops.linear_scan import linear_scan
 from adder.ops.linear_scan.reference import linear_scan_reference
 from adder.ops.long_convolution import long_convolution
@@ -73,12 +75,14 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
     u, delta = normal(1, length, d), torch.rand(1, length, d).to(dtype)
     A = -torch.arange(1.0, STATE_SIZE + 1).repeat(d, 1)
     B, C = normal(1, length, STATE_SIZE), normal(1, length, STATE_SIZE)
+    matrix = normal(d // 2, d)
     h, m = d // 8, 32
     real = torch.float64 if dtype == torch.float64 else torch.float32
     poles = torch.complex(-torch.ones(h, m, dtype=real), torch.arange(m, dtype=real).repeat(h, 1))
     weights = torch.randn(1, h, m, dtype=poles.dtype)
     step = torch.logspace(-3, -1, h, dtype=real)
     return [
+        Case("linear, beside F.linear", linear, F.linear, (x, matrix)),
         Case(
             "linear_scan",
             lambda a, x: linear_scan(a, x)[0],

@@ -14,6 +14,7 @@ from adder.ops import (
     diagonal_kernel,
     dplr_kernel,
     gated_norm,
+    linear,
     linear_scan,
     long_convolution,
     quantize,
@@ -35,6 +36,7 @@ def calls() -> dict[str, Call]:
     modes = steps[0]
     rounded = quantize(A.t(), "int4")
     return {
+        "linear": lambda x: linear(x, A.t()),
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
@@ -68,7 +70,8 @@ def test_forward_mode_is_refused(call: Call) -> None:
         call(forward_ad.make_dual(x, torch.ones_like(x)))
 
 
-@pytest.mark.parametrize("name", sorted(calls().keys() - {"quantized_linear"}))
+# linear has derivatives of any order (test_linear), quantized_linear none
+@pytest.mark.parametrize("name", sorted(calls().keys() - {"linear", "quantized_linear"}))
 def test_a_second_derivative_is_refused(name: str) -> None:
     call = calls()[name]
     (x,) = normals(0, (B, L, D))

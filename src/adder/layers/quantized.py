@@ -1,14 +1,15 @@
 """Projections and an embedding whose weights are int8 or int4. They are read, not trained."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adder.errors import UsageError
+from adder.layers.linear import Linear, is_bare
+from adder.ops import linear
 from adder.ops.quantized_linear import QuantizedWeight, quantize
 from adder.ops.quantized_linear.interface import call
 from adder.ops.quantized_linear.weight import SCHEMES, Scheme, layout
@@ -138,9 +139,14 @@ class QuantizedEmbedding(_Quantized):
 
 def unbiased(
     module: nn.Module, x: Float[Tensor, "*outer i"]
-) -> tuple[Float[Tensor, "*outer o"], Any]:
-    """Return x W^T of a projection, and the bias that the caller adds in its own arithmetic."""
+) -> tuple[Float[Tensor, "*outer o"], Tensor | None]:
+    """Return x W^T of a projection, and the bias that the caller adds in its own arithmetic.
+
+    A module that replaced the projection, or that has hooks, is called as a whole.
+    """
     if isinstance(module, QuantizedLinear):
         return module.product(x), module.bias
-    assert isinstance(module, nn.Linear)
-    return F.linear(x, module.weight), module.bias
+    if is_bare(module):
+        assert isinstance(module, Linear)
+        return linear(x, module.weight), module.bias
+    return module(x), None

@@ -4,6 +4,7 @@ from adder.ops.diagonal_kernel import diagonal_kernel as diagonal_kernel
 from adder.ops.dplr_kernel import dplr_kernel as dplr_kernel
 from adder.ops.gated_norm import gated_norm as gated_norm
 from adder.ops.gated_norm import rms_norm as rms_norm
+from adder.ops.linear import linear as linear
 from adder.ops.linear_scan import linear_scan as linear_scan
 from adder.ops.long_convolution import long_convolution as long_convolution
 from adder.ops.quantized_linear import QuantizedWeight as QuantizedWeight

@@ -42,7 +42,7 @@ from adder.training.text import TextTask, read_run_source, source_record
 
 CHANGEABLE = frozenset(
     {"steps", "learning_rate", "minimum_learning_rate", "warmup", "clip", "evaluate_every"}
-    | {"evaluation_tokens", "evaluation_sequences", "save_every", "keep"}
+    | {"evaluation_tokens", "evaluation_sequences", "save_every", "keep", "checkpoint_layers"}
 )
 
 
@@ -190,5 +190,7 @@ def _prepare(
             if isinstance(config.model, LanguageModelConfig)
             else SequenceClassifier(config.model)
         )
+        if getattr(training, "checkpoint_layers", False) and isinstance(model, LanguageModel):
+            model.gradient_checkpointing_enable()
         learner = Learner(model, training, device, task.loss)
     return Session(path, config, training, task, learner)

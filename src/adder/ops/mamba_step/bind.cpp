@@ -31,12 +31,12 @@ struct MambaStack {
     step.depth = static_cast<int64_t>(blocks.size());
   }
 
-  void run(int threads, int64_t b, Address ids, const std::vector<Address>& states, Address conv, Address ssm,
+  void run(int threads, int64_t b, Address ids, const std::vector<Address>& states, const std::vector<Address>& after,
            Address logits) const {
-    if (states.size() != 2 * blocks.size()) throw std::invalid_argument("mamba_step: two states for each block");
+    if (states.size() != 2 * blocks.size() || after.size() != states.size()) throw std::invalid_argument("mamba_step: two states for each block");
     MambaStep p = step;
-    p.threads = threads, p.b = b, p.blocks = blocks.data(), p.states = states.data();
-    p.ids = pointer<const int64_t>(ids), p.conv = pointer(conv), p.ssm = pointer(ssm), p.logits = pointer(logits);
+    p.threads = threads, p.b = b, p.blocks = blocks.data(), p.states = states.data(), p.after = after.data();
+    p.ids = pointer<const int64_t>(ids), p.logits = pointer(logits);
     nb::gil_scoped_release release;
     ADDER_PICK(mamba_step)(p);
   }

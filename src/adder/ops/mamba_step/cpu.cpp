@@ -167,7 +167,7 @@ class Step {
       const float* x = work.first + m * wide;
       std::memcpy(shared_->z + m * p_.d + c0, work.second + m * wide, wide * sizeof(float));
       const T* before = reinterpret_cast<const T*>(p_.states[2 * layer]) + m * kept * p_.d + c0;
-      T* after = static_cast<T*>(p_.conv) + (layer * p_.b + m) * kept * p_.d + c0;
+      T* after = reinterpret_cast<T*>(p_.after[2 * layer]) + m * kept * p_.d + c0;
       convolve(block, c0, wide, before, x, shared_->x + m * p_.d + c0);
       for (int64_t j = 0; j + 1 < kept; ++j) std::memcpy(after + j * p_.d, before + (j + 1) * p_.d, wide * sizeof(T));
       if (kept > 0)
@@ -223,7 +223,7 @@ class Step {
   Vec<float> scan_channels(int64_t layer, int64_t m, int64_t c0, int count, const float* A2, Vec<float> dt, Vec<float> dtx) {
     const int64_t n = p_.n, first = (m * p_.d + c0) * n;
     const float* before = reinterpret_cast<const float*>(p_.states[2 * layer + 1]) + first;
-    float* after = static_cast<float*>(p_.ssm) + layer * p_.b * p_.d * n + first;
+    float* after = reinterpret_cast<float*>(p_.after[2 * layer + 1]) + first;
     const float* B = shared_->selected + m * selected_width_ + p_.rank;
     const float* C = B + n;
     float step[lanes<float>], by_B[lanes<float>], y[lanes<float>];

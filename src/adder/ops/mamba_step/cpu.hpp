@@ -23,8 +23,7 @@ struct MambaStep {
   const int64_t* ids;        // (b), each below the rows of the embedding
   Matrix embedding, head;
   const void* norm;          // (d_model), before the head
-  const uintptr_t* states;   // (depth, 2): conv (b, k - 1, d) and ssm (b, d, n) of every block
-  void *conv, *ssm;          // (depth, b, k - 1, d), (depth, b, d, n): the states after the token
+  const uintptr_t *states, *after;  // (depth, 2): conv (b, k - 1, d) and ssm (b, d, n) of every block, before and after
   void* logits;              // (b, vocabulary)
 };
 

@@ -92,62 +92,75 @@ class MambaStack:
         return None
 
     def step(
-        self, ids: Int[Tensor, " b"], states: States
+        self, ids: Int[Tensor, " b"], states: States, into: States | None = None
     ) -> tuple[Float[Tensor, "b v"], list[tuple[Tensor, Tensor]]]:
         """Read one token of each stream.
 
         Args:
             ids: int64, each below the rows of the embedding: the kernel trusts them.
             states: for each block conv (b k-1 d), in the type of the parameters, and ssm (b d n), float32.
+            into: states that nobody needs any more, to be overwritten and returned; None makes new ones. Fresh memory
+                costs a large batch more than the arithmetic does.
 
         Returns:
-            The logits (b v) in the type of the parameters, and the states after the token, in memory of their own.
+            The logits (b v) in the type of the parameters, and the states after the token.
 
         Raises:
-            ValueError, TypeError: ids or a state of another shape, type or device; the message names it.
+            ValueError: ids or a state of another shape, type or device; the message names it.
         """
-        b = ids.shape[0]
-        _, d, n, k, _ = self._sizes
-        if ids.ndim != 1 or b == 0 or ids.dtype != torch.int64:
+        if ids.ndim != 1 or ids.shape[0] == 0 or ids.dtype != torch.int64:
             raise ValueError(f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)}, expected int64 (b,)")
-        if len(states) != len(self.weights.blocks):
-            raise ValueError(
-                f"{NAME}: states of {len(states)} blocks, expected {len(self.weights.blocks)}"
-            )
-        conv_size, ssm_size = (b, k - 1, d), (b, d, n)
-        held = []
-        for i, (conv, ssm) in enumerate(states):
-            for name, each, size, dtype in (
-                ("conv", conv, conv_size, self._dtype),
-                ("ssm", ssm, ssm_size, torch.float32),
-            ):
-                if each.shape != size or each.dtype != dtype or each.device.type != "cpu":
-                    raise ValueError(
-                        f"{NAME}: {name} of block {i} is {each.dtype} {tuple(each.shape)} on {each.device}, "
-                        f"expected {dtype} {size} on the CPU"
-                    )
-                held.append(each.contiguous())
-        depth = len(states)
-        logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
-        after_conv = torch.empty(depth, *conv_size, dtype=self._dtype)
-        after_ssm = torch.empty(depth, *ssm_size)
+        b = ids.shape[0]
+        held = [each.contiguous() for each in self._checked("states", states, b)]
+        if into is None:
+            conv_size, ssm_size = self._state_sizes(b)
+            into = [
+                (torch.empty(conv_size, dtype=self._dtype), torch.empty(ssm_size)) for _ in states
+            ]
+        after = self._checked("into", into, b)
+        before = {each.data_ptr() for each in held if each.numel()}
+        if any(each.data_ptr() in before or not each.is_contiguous() for each in after):
+            raise ValueError(f"{NAME}: into must be contiguous, and other tensors than states")
         ids = ids.contiguous()
+        logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
         self._native.run(
             native.threads(),
             b,
             ids.data_ptr(),
             [each.data_ptr() for each in held],
-            after_conv.data_ptr(),
-            after_ssm.data_ptr(),
+            [each.data_ptr() for each in after],
             logits.data_ptr(),
         )
-        return logits, list(zip(after_conv.unbind(0), after_ssm.unbind(0), strict=True))
+        return logits, list(into)
+
+    def _state_sizes(self, b: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        _, d, n, k, _ = self._sizes
+        return (b, k - 1, d), (b, d, n)
+
+    def _checked(self, name: str, states: States, b: int) -> list[Tensor]:
+        if len(states) != len(self.weights.blocks):
+            raise ValueError(
+                f"{NAME}: {name} of {len(states)} blocks, expected {len(self.weights.blocks)}"
+            )
+        conv_size, ssm_size = self._state_sizes(b)
+        expected = (("conv", conv_size, self._dtype), ("ssm", ssm_size, torch.float32))
+        for i, pair in enumerate(states):
+            for (part, size, dtype), each in zip(expected, pair, strict=True):
+                if each.shape != size or each.dtype != dtype or each.device.type != "cpu":
+                    raise ValueError(
+                        f"{NAME}: {part} of block {i} in {name} is {each.dtype} {tuple(each.shape)} on "
+                        f"{each.device}, expected {dtype} {size} on cpu"
+                    )
+        return [each for pair in states for each in pair]
 
 
 def _matrix(weight: Weight) -> native.Matrix:
     if isinstance(weight, QuantizedWeight):
-        return native.matrix(weight.codes, weight.scales, *weight.shape, weight.scheme)
-    return native.matrix(weight, None, *weight.shape, weight.dtype)
+        return native.matrix(
+            weight.codes, weight.scales, weight.rows, weight.columns, weight.scheme
+        )
+    rows, columns = weight.shape
+    return native.matrix(weight, None, rows, columns, weight.dtype)
 
 
 def _check_shapes(weights: StackWeights) -> None:

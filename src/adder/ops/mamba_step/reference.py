@@ -18,8 +18,8 @@ def mamba_step_reference(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Return the logits (b v) and the states after the token, computed in `dtype`.
 
-    Dense weights of any type are taken as the numbers they are; activations are rounded only where weights are
-    int8 or int4, whose products are defined with rounded activations.
+    A matrix of bfloat16 meets vectors rounded to bfloat16, one of int8 or int4 vectors rounded as `quantized_linear`
+    defines; nothing else is rounded.
     """
     embedding = stack.embedding
     rows = embedding.row(ids) if isinstance(embedding, QuantizedWeight) else embedding[ids]
@@ -56,5 +56,6 @@ def _project(weight: Weight, bias: Tensor | None, x: Tensor) -> Tensor:
     if isinstance(weight, QuantizedWeight):
         y = quantized_linear_reference(x.float(), weight).to(x.dtype)
     else:
+        x = x.bfloat16().to(x.dtype) if weight.dtype == torch.bfloat16 else x
         y = x @ weight.to(x.dtype).T
     return y if bias is None else y + bias.to(x.dtype)

@@ -103,7 +103,8 @@ inline void dot_tile(const T* w, int64_t columns, const float* x, int64_t width,
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const T* from = w + r * columns + c;
-      __builtin_prefetch(w + 2 * R * columns + c * R + r * (64 / int64_t(sizeof(*w))));  // the rows that come next: too short for the machine to foresee
+      // Rows of some kilobytes are too short for the machine to foresee: this is one line of those that come next.
+      if (M == 1) __builtin_prefetch(w + 2 * R * columns + c * R + r * (64 / int64_t(sizeof(T))));
       const Vec<float> weight = load(from);
       for (int m = 0; m < M; ++m) total[r][m] += weight * at[m];
     }
@@ -131,7 +132,7 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const uint16_t* from = w + r * columns + c;
-      __builtin_prefetch(w + 2 * R * columns + c * R + r * (64 / int64_t(sizeof(*w))));
+      if (M == 1) __builtin_prefetch(w + 2 * R * columns + c * R + r * 32);
       const __m512i weight = _mm512_loadu_si512(from);
       for (int m = 0; m < M; ++m) total[r][m] = _mm512_dpbf16_ps(total[r][m], (__m512bh)weight, (__m512bh)at[m]);
     }

@@ -5,19 +5,27 @@ from typing import Any
 from torch import Tensor
 
 from adder.ops.native import STORAGE, address, matrix, side_by_side, threads
-from adder.ops.quantized_linear.weight import QuantizedWeight
 
 
-def forward(native: Any, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+def forward(
+    native: Any,
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    rows: int,
+    columns: int,
+    scheme: str,
+    bias: Tensor | None,
+) -> Tensor:
     """Return y (vectors, rows) of x (vectors, columns), in x's type."""
-    x = side_by_side(x)
-    y = x.new_empty(len(x), weight.rows)
-    packed = matrix(weight.codes, weight.scales, weight.rows, weight.columns, weight.scheme)
+    x, codes, scales = side_by_side(x), codes.contiguous(), scales.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    y = x.new_empty(len(x), rows)
     native.quantized_linear(
         STORAGE[x.dtype],
         threads(),
         len(x),
-        packed,
+        matrix(codes, scales, rows, columns, scheme),
         address(bias),
         x.data_ptr(),
         x.stride(0),

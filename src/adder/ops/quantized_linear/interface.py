@@ -134,6 +134,4 @@ if (_native := native.module()) is not None:
         scheme: str,
         bias: Tensor | None,
     ) -> Tensor:
-        codes, scales = codes.contiguous(), scales.contiguous()
-        weight = QuantizedWeight(codes, scales, rows, columns, scheme)  # type: ignore[arg-type]
-        return cpu.forward(_native, x, weight, bias)
+        return cpu.forward(_native, x, codes, scales, rows, columns, scheme, bias)
