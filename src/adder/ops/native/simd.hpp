@@ -196,12 +196,9 @@ inline Vec<S> nearest(Vec<S> x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) == 4) return (Vec<S>)_mm512_roundscale_ps((__m512)x, 8);
   if constexpr (sizeof(S) == 8) return (Vec<S>)_mm512_roundscale_pd((__m512d)x, 8);
-#endif
-  // x may be a product: fused with the sum, it would not be rounded first, and a half would go another way than in AVX-512.
-#if defined(__x86_64__)
-  asm("" : "+x"(x));
-#elif defined(__aarch64__)
-  asm("" : "+w"(x));
+#elif defined(__AVX2__)  // below, a compiler with fused multiply-adds would round a product behind x only once
+  if constexpr (sizeof(S) == 4) return (Vec<S>)_mm256_round_ps((__m256)x, 8);
+  if constexpr (sizeof(S) == 8) return (Vec<S>)_mm256_round_pd((__m256d)x, 8);
 #endif
   const S magic = sizeof(S) == 4 ? S(12582912.0) : S(6755399441055744.0);
   return (x + magic) - magic;
