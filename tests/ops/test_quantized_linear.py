@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from implementations import Implementation, bits_for_threads
@@ -132,6 +133,18 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = quantize(W, "int4")
     assert torch.equal(whole.codes, parts.codes)
     assert torch.equal(whole.scales, parts.scales)
+
+
+def test_activations_are_rounded_as_defined() -> None:
+    """In float32 with one rounding for each division and product, as NumPy has them."""
+    _, x = draw(1, 320, vectors=50)
+    x = x.bfloat16().float()  # many numbers half-way between two codes
+    xq, sx = quantize_activations(x, quantize(torch.ones(1, 320), "int8"))
+    groups = x.numpy().reshape(50, 10, 32)
+    largest = np.abs(groups).max(-1, keepdims=True)
+    codes = np.rint(groups * (np.float32(127) / largest))
+    assert np.array_equal(xq.numpy(), codes)
+    assert np.array_equal(sx.numpy(), (largest / np.float32(127))[..., 0])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -196,9 +196,11 @@ inline Vec<S> nearest(Vec<S> x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) == 4) return (Vec<S>)_mm512_roundscale_ps((__m512)x, 8);
   if constexpr (sizeof(S) == 8) return (Vec<S>)_mm512_roundscale_pd((__m512d)x, 8);
-#elif defined(__AVX2__)  // below, a compiler with fused multiply-adds would round a product behind x only once
+#elif defined(__AVX2__)
   if constexpr (sizeof(S) == 4) return (Vec<S>)_mm256_round_ps((__m256)x, 8);
   if constexpr (sizeof(S) == 8) return (Vec<S>)_mm256_round_pd((__m256d)x, 8);
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));  // or a product behind x would be fused with the sum below, and rounded only once
 #endif
   const S magic = sizeof(S) == 4 ? S(12582912.0) : S(6755399441055744.0);
   return (x + magic) - magic;

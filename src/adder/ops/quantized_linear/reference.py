@@ -35,9 +35,10 @@ def quantize_activations(x: Tensor, weight: QuantizedWeight) -> tuple[Tensor, Te
     groups = F.pad(x.float(), (0, -weight.columns % GROUP)).unflatten(-1, (-1, GROUP))
     largest = groups.abs().amax(-1)
     counts = largest >= SMALLEST
-    # 127 as a tensor: PyTorch divides a number by a tensor in two roundings.
-    inverse = torch.where(counts, largest.new_full((), 127) / largest, 0)
-    sx = torch.where(counts, largest / 127, 0)
+    # Tensors on both sides: PyTorch divides by and through a Python number by way of a rounded reciprocal.
+    most = torch.full_like(largest, 127)
+    inverse = torch.where(counts, most / largest, 0)
+    sx = torch.where(counts, largest / most, 0)
     finite = groups.isfinite().all(-1)
     xq = torch.where(finite.unsqueeze(-1), groups * inverse.unsqueeze(-1), 0).round()
     return xq, torch.where(finite, sx, torch.nan)

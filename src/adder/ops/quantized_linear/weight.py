@@ -196,7 +196,9 @@ def _refuse_not_finite(block: Tensor, first: int) -> None:
 def _rounded(groups: Tensor, scheme: str) -> tuple[Tensor, Tensor]:
     """(rows, groups, 32) float32 -> whole numbers as float32, and bfloat16 scales (rows, groups)."""
     if scheme == "int8":
-        scale = _stored(groups.abs().amax(-1) / 127)
+        largest = groups.abs().amax(-1)
+        # By a tensor: PyTorch may multiply by the rounded reciprocal of a Python number.
+        scale = _stored(largest / torch.full_like(largest, 127))
         return _round(groups, scale, -127, 127), scale
     at = groups.abs().argmax(-1, keepdim=True)
     largest = groups.gather(-1, at).squeeze(-1)
