@@ -6,7 +6,7 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -78,7 +78,7 @@ class LanguageModel(Pretrained):
         return self
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> "LanguageModel":
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> Self:
         """Return the model in the folder `path`, as `save_pretrained` wrote it, its parameters float32 or `dtype`.
 
         In bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened where they are
