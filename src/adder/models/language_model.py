@@ -17,7 +17,7 @@ from adder.errors import UsageError
 from adder.layers import QuantizedEmbedding, QuantizedLinear, State
 from adder.layers.linear import Linear, is_bare
 from adder.models.backbone import Backbone
-from adder.models.checkpoint import Pretrained
+from adder.models.checkpoint import Pretrained, fill, read
 from adder.models.config import LanguageModelConfig
 from adder.models.decoder import Decoder
 from adder.models.sampling import Sampler
@@ -86,8 +86,13 @@ class LanguageModel(Pretrained):
         """
         if dtype is not None and not dtype.is_floating_point:
             raise UsageError(f"from_pretrained: dtype is {dtype}, expected a floating point type")
-        model = super().from_pretrained(path)
-        return model if dtype is None else model.to(dtype)
+        config, tensors = read(Path(path), cls.config_class)
+        with torch.device("meta"):  # no memory, and nothing drawn that would be overwritten
+            model = cls(config)
+        model = model.to(dtype or torch.float32).to_empty(device="cpu")
+        model._tie()
+        fill(model, tensors, Path(path))
+        return model.eval()
 
     @torch.no_grad()
     def _initialise(self) -> None:
