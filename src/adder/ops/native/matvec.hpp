@@ -100,12 +100,9 @@ inline void dot_tile(const T* w, int64_t columns, const float* x, int64_t width,
   for (; c + L <= columns; c += L) {
     Vec<float> at[M];
     for (int m = 0; m < M; ++m) at[m] = load(x + m * width + c);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const T* from = w + r * columns + c;
-      // Rows of some kilobytes are too short for the machine to foresee: this is one line of those that come next.
-      if (M == 1) __builtin_prefetch(w + 2 * R * columns + c * R + r * (64 / int64_t(sizeof(T))));
-      const Vec<float> weight = load(from);
+      const Vec<float> weight = load(w + r * columns + c);
       for (int m = 0; m < M; ++m) total[r][m] += weight * at[m];
     }
   }
@@ -129,11 +126,9 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
   for (; c + 32 <= columns; c += 32) {
     __m512i at[M];
     for (int m = 0; m < M; ++m) at[m] = _mm512_loadu_si512(x + m * width + c);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const uint16_t* from = w + r * columns + c;
-      if (M == 1) __builtin_prefetch(w + 2 * R * columns + c * R + r * 32);
-      const __m512i weight = _mm512_loadu_si512(from);
+      const __m512i weight = _mm512_loadu_si512(w + r * columns + c);
       for (int m = 0; m < M; ++m) total[r][m] = _mm512_dpbf16_ps(total[r][m], (__m512bh)weight, (__m512bh)at[m]);
     }
   }
@@ -162,18 +157,15 @@ inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t
   dot_tile<T, R, M>(from, w.columns, a.x + m * a.width, a.width, y, y_row);
 }
 
-// Four vectors share what is loaded of four rows; a single one takes eight rows, since each sum waits for the one before.
+// Four vectors share what is loaded of four rows. For a single one memory decides, and it is fastest read row after row.
 template <class T>
 inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activations& a, float* y, int64_t y_row) {
   int64_t r = first;
-  const int64_t fours = a.count / 4 * 4;
-  if (fours == 0)
-    for (; r + 8 <= last; r += 8)
-      for (int64_t m = 0; m < a.count; ++m) dense_tile<T, 8, 1>(w, r, a, m, y + m * y_row + (r - first), y_row);
-  for (; r + 4 <= last; r += 4) {
+  for (; a.count > 1 && r + 4 <= last; r += 4) {
     float* to = y + (r - first);
-    for (int64_t m = 0; m < fours; m += 4) dense_tile<T, 4, 4>(w, r, a, m, to + m * y_row, y_row);
-    for (int64_t m = fours; m < a.count; ++m) dense_tile<T, 4, 1>(w, r, a, m, to + m * y_row, y_row);
+    int64_t m = 0;
+    for (; m + 4 <= a.count; m += 4) dense_tile<T, 4, 4>(w, r, a, m, to + m * y_row, y_row);
+    for (; m < a.count; ++m) dense_tile<T, 4, 1>(w, r, a, m, to + m * y_row, y_row);
   }
   for (; r < last; ++r)
     for (int64_t m = 0; m < a.count; ++m) dense_tile<T, 1, 1>(w, r, a, m, y + m * y_row + (r - first), y_row);
