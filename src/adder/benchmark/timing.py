@@ -1,4 +1,4 @@
-"""How the benchmarks here measure: medians of interleaved runs, and the machine they ran on."""
+"""How the benchmarks measure: medians of interleaved runs, and the machine they ran on."""
 
 import os
 import platform

@@ -1,0 +1,74 @@
+"""Our own model as a subject of the measuring loop: one function for each thing that it is asked."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adder.benchmark.peer_worker import Missing, Subject
+from adder.models import LanguageModel, LanguageModelConfig
+
+QUANTISED = ("int8", "int4")
+
+
+class Adder(Subject):
+    """LanguageModel with random weights, in one of the precisions."""
+
+    continues = True
+
+    @staticmethod
+    def library() -> str:
+        from adder import __version__
+
+        return __version__
+
+    def __init__(self, config: dict[str, int], precision: str):
+        self.model = make_model(LanguageModelConfig(**config), precision)
+
+    def read(self, ids: Tensor, state: Any) -> Any:
+        return read(self.model, ids, state)
+
+    def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, _, state = self.model(last, state=state)
+        return logits[:, -1:].argmax(-1), state
+
+    def loss(self, ids: Tensor) -> Tensor:
+        loss: Tensor = self.model(ids, labels=ids).loss
+        return loss
+
+
+def make_model(config: LanguageModelConfig, precision: str) -> LanguageModel:
+    """Return a model of random weights: float32, bfloat16, int8 or int4."""
+    model = LanguageModel(config).requires_grad_(precision not in QUANTISED)
+    if precision not in QUANTISED:
+        return model.to(getattr(torch, precision))
+    try:
+        from adder.models.quantized import quantize_model
+    except ModuleNotFoundError:
+        raise Missing(f"{precision} weights are not there yet") from None
+    # It may change the model in place, or return another.
+    return quantize_model(model, precision) or model
+
+
+def read(model: LanguageModel, ids: Tensor, state: Any) -> Any:
+    """Read a text on from a state, and work out the logits of its last token alone."""
+    state = model.initial_state(len(ids)) if state is None else state
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        return model(ids, state=state, logits_to_keep=1).state
+    hidden, state = model.backbone(ids, state, None)
+    head = model.lm_head.weight[: model.config.vocab_size]
+    F.linear(hidden[:, -1:].to(head.dtype), head)
+    return state
+
+
+def flops_per_token(config: LanguageModelConfig, head: bool) -> int:
+    """Floating-point operations of the matrix products of one token, two for each weight.
+
+    The scan, the convolution and the norms are left out, and so is the head unless it is asked for: reading
+    a text needs it once.
+    """
+    d, inner, n, rank = config.d_model, config.d_inner, config.d_state, config.rank
+    block = d * 2 * inner + inner * (rank + 2 * n) + rank * inner + inner * d
+    return 2 * (config.n_layer * block + (config.vocab_size * d if head else 0))
