@@ -64,8 +64,12 @@ class Contestant(ABC):
         self.facts: dict[str, Any] = {}
 
     @abstractmethod
+    def launch(self) -> None:
+        """Begin to get ready, without waiting; CannotMeasure where that is not possible."""
+
+    @abstractmethod
     def start(self) -> None:
-        """Get ready; CannotMeasure where that is not possible."""
+        """Be ready; CannotMeasure where that is not possible."""
 
     @abstractmethod
     def measure(self, task: Task, start: int) -> Sample:
@@ -88,7 +92,7 @@ class Process(Contestant):
         self.process: subprocess.Popen[str] | None = None
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
 
-    def start(self) -> None:
+    def launch(self) -> None:
         try:
             self.process = subprocess.Popen(
                 [*self.command, json.dumps(self.job)],
@@ -100,6 +104,8 @@ class Process(Contestant):
             )
         except OSError as error:
             raise CannotMeasure(f"{self.command[0]} does not run: {error.strerror}") from None
+
+    def start(self) -> None:
         self.facts = self._answer()
         self.continues = bool(self.facts.get("continues"))
 

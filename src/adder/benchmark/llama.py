@@ -37,6 +37,9 @@ class Llama(Contestant):
         self.binary, self.gguf = binary, gguf
         self.comparable, self.base = comparable_precision(self.precision), 0
 
+    def launch(self) -> None:
+        """Each measurement is a process of its own."""
+
     def start(self) -> None:
         self.base = run([str(self.binary), "--help"]).peak_bytes
         row = self._bench(1, "-p", "0", "-n", "1")[0]
@@ -64,8 +67,10 @@ class Llama(Contestant):
 
     def _bench(self, threads: int, *options: str) -> list[dict[str, Any]]:
         done = run(
-            [str(self.binary), "-m", str(self.gguf), "-t", str(threads), "-r", "1", *options]
-            + ["-o", "json"]
+            [
+                *[str(self.binary), "-m", str(self.gguf), "-t", str(threads), "-r", "1"],
+                *[*options, "-o", "json"],
+            ]
         )
         try:
             rows = json.loads(done.output)
@@ -81,9 +86,11 @@ class Llama(Contestant):
             raise CannotMeasure(f"there is no {binary.name} beside {self.binary.name}")
         n, b = task.context, task.batch
         done = run(
-            [str(binary), "-m", str(self.gguf), "-t", str(task.threads)]
-            + ["-c", str(b * (n + DECODED_TOKENS)), "-npp", str(n), "-ntg", str(DECODED_TOKENS)]
-            + ["-npl", str(b), "--output-format", "jsonl"]
+            [
+                *[str(binary), "-m", str(self.gguf), "-t", str(task.threads)],
+                *["-c", str(b * (n + DECODED_TOKENS)), "-npp", str(n)],
+                *["-ntg", str(DECODED_TOKENS), "-npl", str(b), "--output-format", "jsonl"],
+            ]
         )
         rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
         if not rows:

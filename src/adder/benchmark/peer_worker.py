@@ -104,7 +104,8 @@ class Transformers(Subject):
     def read(self, ids: Tensor, state: Any) -> Any:
         del state  # 5.23 reads on from a state wrongly: it starts from zero
         out = self.model.backbone(ids, use_cache=True)  # type: ignore[operator]
-        self.model.lm_head(out.last_hidden_state[:, -1:])  # type: ignore[operator]
+        last = out.last_hidden_state[:, -1:].to(self.model.lm_head.weight.dtype)
+        self.model.lm_head(last)  # type: ignore[operator]
         return out.cache_params
 
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -116,21 +117,37 @@ class Transformers(Subject):
         return loss
 
 
+class MambaPyModel(nn.Module):
+    """mambapy's LM without muP; its own class wants einops as well, for Mamba-2."""
+
+    def __init__(self, vocab_size: int, d_model: int, n_layer: int):
+        from mambapy.mamba import Mamba, MambaConfig, RMSNorm
+
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.mamba = Mamba(MambaConfig(d_model=d_model, n_layers=n_layer))
+        self.norm_f = RMSNorm(d_model)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.linear(self.norm_f(self.mamba(self.embedding(ids))), self.embedding.weight)
+
+    def step(self, token: Tensor, caches: Any) -> tuple[Tensor, Any]:
+        x, caches = self.mamba.step(self.embedding(token), caches)
+        return F.linear(self.norm_f(x), self.embedding.weight), caches
+
+
 class MambaPy(Subject):
-    """mambapy's LM with its parallel scan; it has no way from a text read at once to a state."""
+    """mambapy with its parallel scan; it has no way from a text read at once to a state."""
 
     decodes_by = "steps"
 
     @staticmethod
     def library() -> str:
-        return version_of("mambapy", "mambapy.lm")
+        return version_of("mambapy", "mambapy.mamba")
 
     def __init__(self, config: dict[str, int], precision: str):
-        from mambapy.lm import LM
-        from mambapy.mamba import MambaConfig
-
-        self.sizes = MambaConfig(d_model=config["d_model"], n_layers=config["n_layer"])
-        self.model = LM(self.sizes, config["vocab_size"]).to(getattr(torch, precision))
+        self.model = MambaPyModel(**config).to(getattr(torch, precision))
+        self.sizes = self.model.mamba.config
 
     def read(self, ids: Tensor, state: Any) -> Any:
         del state
@@ -240,12 +257,13 @@ class Measured:
     """Answers requests about one subject."""
 
     def __init__(self, kind: type[Subject], job: dict[str, Any]):
-        """Make the model with its memory counted; the weights of a training are float32."""
-        version = kind.library()
-        self.job, self.base = job, warmed_base()
-        torch.manual_seed(0)
+        """Make the model with its memory counted; a training's weights are float32, whatever it computes in."""
+        version, self.job = kind.library(), job
         training = job["training"]
-        self.subject = subject = kind(job["config"], "float32" if training else job["precision"])
+        job = {**job, "precision": "float32"} if training else job
+        self.base = warmed_base(kind, job)
+        torch.manual_seed(0)
+        self.subject = subject = kind(job["config"], job["precision"])
         subject.model.train(training)
         self.facts = {
             "weight_bytes": subject.weight_bytes(),
@@ -356,11 +374,19 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def warmed_base() -> int:
-    """Bytes that this process holds with its libraries at work, before there is a model."""
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(64, 64, dtype=dtype)
-        (x @ x).sum()
+def warmed_base(kind: type[Subject], job: dict[str, Any]) -> int:
+    """Bytes that this process holds once its libraries have done the same to a tiny model.
+
+    Much of PyTorch is loaded when it is first used; that is not the model's memory.
+    """
+    subject = kind({"vocab_size": 16, "d_model": 32, "n_layer": 1}, job["precision"])
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    if job["training"]:
+        subject.loss(ids).backward()
+    else:
+        with torch.no_grad():
+            subject.write(ids[:, :1], subject.prepare(ids))
+    del subject
     reset_peak()
     return peak_bytes()
 
@@ -374,6 +400,9 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
         subject = make(json.loads(sys.argv[1]))
     except Missing as reason:
         say(answers, {"missing": str(reason)})
+        return
+    except Exception as error:  # told to the process that asked, which shows it
+        say(answers, {"missing": f"{type(error).__name__}: {error}"})
         return
     say(answers, {"ready": True, **subject.facts})
     for line in sys.stdin:

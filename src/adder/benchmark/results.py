@@ -41,11 +41,9 @@ class Results:
         }
 
     def limit(self, kind: str, threads: int) -> float | None:
-        """The best rate found for "bandwidth", "float32" or "bfloat16" with so many threads."""
-        for row in self.limits:
-            if row["limit"] == kind and row["threads"] == threads:
-                return float(row["rate"])
-        return None
+        """The best rate found for "bandwidth", "float32" or "bfloat16" with at most so many threads."""
+        rows = [row for row in self.limits if row["limit"] == kind and row["threads"] <= threads]
+        return max((float(row["rate"]) for row in rows), default=None)
 
     def add(self, task: Task, contestant: Contestant, samples: list[Sample]) -> None:
         """Add what a contestant reached in a task."""

@@ -19,6 +19,7 @@ from adder.benchmark.results import Results
 from adder.models import LanguageModelConfig
 from adder.training.memory import free_memory
 
+AT_ONCE = 2  # processes that start at the same time
 PROCESS_BYTES = 1 << 29  # Python, PyTorch and some room
 LIMITS = ("bandwidth", "float32", "bfloat16")
 
@@ -78,6 +79,7 @@ class Run:
         plan, results = self.plan, self.results
         machine = Process("machine", "", {"quick": plan.quick})
         with _started([machine]):
+            machine.launch()
             machine.start()
             results.machine = machine.facts
             if "limits" in plan.sections:
@@ -98,11 +100,18 @@ class Run:
 
     def _models(self, contestants: list[Contestant], tasks: list[Task], training: bool) -> None:
         with _started(contestants):
-            alive = []
-            for each in contestants:
+            # Two at a time: to start is mostly to import, and more of them would fight for memory.
+            alive, waiting = [], list(contestants)
+            launched: list[tuple[Contestant, str]] = []
+            while waiting or launched:
+                while waiting and len(launched) < AT_ONCE:
+                    each = waiting.pop(0)
+                    launched.append((each, self._launch(each, training)))
+                each, why = launched.pop(0)
                 self.show(f"starting {each.name} {each.precision}")
                 try:
-                    self._check_room(training)
+                    if why:
+                        raise CannotMeasure(why)
                     each.start()
                     alive.append(each)
                 except CannotMeasure as error:
@@ -112,12 +121,20 @@ class Run:
             for task in tasks:
                 self._compete(task, alive)
 
-    def _check_room(self, training: bool) -> None:
-        """A model that surely does not fit is not made: others on this machine would suffer."""
+    def _launch(self, each: Contestant, training: bool) -> str:
+        """Begin to start one; return why it cannot be, or nothing.
+
+        A model that surely does not fit is not made: others on this machine would suffer.
+        """
         weights = 4 * LanguageModelConfig(**self.plan.config).parameter_count()
         needed, free = PROCESS_BYTES + weights * (4 if training else 2), free_memory()
-        if free is not None and needed > free:
-            raise CannotMeasure(_too_large(needed, free))
+        if free is not None and AT_ONCE * needed > free:
+            return _too_large(AT_ONCE * needed, free)
+        try:
+            each.launch()
+        except CannotMeasure as error:
+            return str(error)
+        return ""
 
     def _compete(self, task: Task, contestants: list[Contestant]) -> None:
         """Measure a task in rounds; who is out of one, by an error or its time, is out of the later ones."""
