@@ -70,9 +70,7 @@ def multiply_rate(dtype: torch.dtype, size: int, repeats: int) -> dict[str, Any]
 
 def packed_linear(x: Tensor, weight: Tensor) -> Callable[[], Tensor] | None:
     """x W^T through oneDNN with a packed weight, None where this PyTorch has no such operator."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    ):
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
     return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")

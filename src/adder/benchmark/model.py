@@ -1,5 +1,6 @@
 """Our own model as a subject of the measuring loop: one function for each thing that it is asked."""
 
+import importlib
 import inspect
 from typing import Any
 
@@ -17,6 +18,7 @@ class Adder(Subject):
     """LanguageModel with random weights, in one of the precisions."""
 
     continues = True
+    model: LanguageModel
 
     @staticmethod
     def library() -> str:
@@ -24,7 +26,7 @@ class Adder(Subject):
 
         return __version__
 
-    def __init__(self, config: dict[str, int], precision: str):
+    def __init__(self, config: dict[str, Any], precision: str):
         self.model = make_model(LanguageModelConfig(**config), precision)
 
     def read(self, ids: Tensor, state: Any) -> Any:
@@ -45,11 +47,11 @@ def make_model(config: LanguageModelConfig, precision: str) -> LanguageModel:
     if precision not in QUANTISED:
         return model.to(getattr(torch, precision))
     try:
-        from adder.models.quantized import quantize_model
+        quantized = importlib.import_module("adder.models.quantized")
     except ModuleNotFoundError:
         raise Missing(f"{precision} weights are not there yet") from None
-    # It may change the model in place, or return another.
-    return quantize_model(model, precision) or model
+    made: LanguageModel = quantized.quantize_model(model, precision)
+    return made
 
 
 def read(model: LanguageModel, ids: Tensor, state: Any) -> Any:

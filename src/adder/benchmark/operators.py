@@ -135,7 +135,8 @@ def fourier_convolution(u: Tensor, K: Tensor) -> Tensor:
     """Return the long convolution as it is usually written: its direct sum would take minutes."""
     length = u.shape[1]
     spectrum = torch.fft.rfft(u.mT.to(K.dtype), n=2 * length) * torch.fft.rfft(K, n=2 * length)
-    return torch.fft.irfft(spectrum, n=2 * length)[..., :length].mT.to(u.dtype)
+    y: Tensor = torch.fft.irfft(spectrum, n=2 * length)[..., :length]
+    return y.mT.to(u.dtype)
 
 
 def forward_and_backward(

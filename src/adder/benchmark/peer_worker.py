@@ -43,7 +43,7 @@ class Subject:
 
     model: nn.Module
 
-    def __init__(self, config: dict[str, int], precision: str):
+    def __init__(self, config: dict[str, Any], precision: str):
         raise NotImplementedError
 
     @staticmethod
@@ -62,7 +62,7 @@ class Subject:
     def prepare(self, ids: Tensor) -> Any:
         """Return the state after a text, by any way that gets there."""
         state = None
-        for piece in ids.split(PIECE if self.continues else ids.shape[1], dim=1):
+        for piece in torch.split(ids, PIECE if self.continues else ids.shape[1], dim=1):
             state = self.read(piece, state)
         return state
 
@@ -84,7 +84,7 @@ class Transformers(Subject):
     def library() -> str:
         return version_of("transformers", "transformers.models.mamba.modeling_mamba")
 
-    def __init__(self, config: dict[str, int], precision: str):
+    def __init__(self, config: dict[str, Any], precision: str):
         import transformers
 
         transformers.logging.set_verbosity_error()
@@ -104,8 +104,8 @@ class Transformers(Subject):
     def read(self, ids: Tensor, state: Any) -> Any:
         del state  # 5.23 reads on from a state wrongly: it starts from zero
         out = self.model.backbone(ids, use_cache=True)  # type: ignore[operator]
-        last = out.last_hidden_state[:, -1:].to(self.model.lm_head.weight.dtype)
-        self.model.lm_head(last)  # type: ignore[operator]
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        head(out.last_hidden_state[:, -1:].to(head.weight.dtype))
         return out.cache_params
 
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -145,7 +145,7 @@ class MambaPy(Subject):
     def library() -> str:
         return version_of("mambapy", "mambapy.mamba")
 
-    def __init__(self, config: dict[str, int], precision: str):
+    def __init__(self, config: dict[str, Any], precision: str):
         self.model = MambaPyModel(**config).to(getattr(torch, precision))
         self.sizes = self.model.mamba.config
 
@@ -196,7 +196,8 @@ class LoopBlock(nn.Module):
             h = decay[:, t] * h + drive[:, t]
             outputs.append(torch.einsum("bdn,bn->bd", h, C[:, t]))
         y = torch.stack(outputs, dim=1) + u * self.D
-        return residual + self.out_proj(y * F.silu(z))
+        out: Tensor = self.out_proj(y * F.silu(z))
+        return residual + out
 
 
 class LoopModel(nn.Module):
@@ -220,7 +221,7 @@ class Loop(Subject):
     def library() -> str:
         return "of this benchmark"
 
-    def __init__(self, config: dict[str, int], precision: str):
+    def __init__(self, config: dict[str, Any], precision: str):
         self.model = LoopModel(**config).to(getattr(torch, precision))
 
     def read(self, ids: Tensor, state: Any) -> Any:
@@ -314,7 +315,7 @@ class Measured:
         ids = self.ids(request)[:, start:]
         state = self.states[batch, start] if start else None
         tokens, seconds = [], []
-        for piece in ids.split(PIECE if self.subject.continues else ids.shape[1], dim=1):
+        for piece in torch.split(ids, PIECE if self.subject.continues else ids.shape[1], dim=1):
             begin = time.perf_counter()
             state = self.subject.read(piece, state)
             seconds.append(time.perf_counter() - begin)
@@ -347,7 +348,7 @@ class Measured:
         self.optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.job["precision"] == "bfloat16"):
             loss = self.subject.loss(ids)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         return [ids.numel()], [time.perf_counter() - begin]
 
@@ -382,7 +383,7 @@ def warmed_base(kind: type[Subject], job: dict[str, Any]) -> int:
     subject = kind({"vocab_size": 16, "d_model": 32, "n_layer": 1}, job["precision"])
     ids = torch.zeros(1, 8, dtype=torch.long)
     if job["training"]:
-        subject.loss(ids).backward()
+        torch.autograd.backward(subject.loss(ids))
     else:
         with torch.no_grad():
             subject.write(ids[:, :1], subject.prepare(ids))

@@ -40,7 +40,7 @@ class Plan:
     ggufs: tuple[Path, ...] = field(default=())
 
     @property
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, Any]:
         return SIZES[self.size]
 
     def to_dict(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Results:
             return peak / flops_per_token(config, head=False)
         if task.kind == "train":
             return peak / (3 * flops_per_token(config, head=True))
-        memory = task.batch * bandwidth / contestant.facts["weight_bytes"]
+        memory: float = task.batch * bandwidth / contestant.facts["weight_bytes"]
         return min(memory, peak / flops_per_token(config, head=True))
 
 
