@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from adder.errors import AdderError
 
 PEER_WORKER = Path(__file__).with_name("peer_worker.py")
-DECODED_TOKENS, DECODED_SECONDS = 32, 2.0
+DECODED_TOKENS = 32
 _LEAVES_AFTER_SECONDS = 10.0
 
 
@@ -90,9 +90,10 @@ class Process(Contestant):
         self.command = [python, "-P", str(PEER_WORKER)] if python else ours
         self.job = {"subject": name, "precision": precision, **job}
         self.process: subprocess.Popen[str] | None = None
-        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.errors: IO[str] | None = None
 
     def launch(self) -> None:
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             self.process = subprocess.Popen(
                 [*self.command, json.dumps(self.job)],
@@ -113,7 +114,7 @@ class Process(Contestant):
         request = {
             **{"kind": task.kind, "context": task.context, "batch": task.batch},
             **{"threads": task.threads, "start": start},
-            **{"tokens": DECODED_TOKENS, "seconds": DECODED_SECONDS},
+            "tokens": DECODED_TOKENS,
         }
         answer = self.ask(request)
         return Sample(answer["tokens"], answer["seconds"], answer["peak_bytes"])
@@ -142,6 +143,7 @@ class Process(Contestant):
 
     def _death(self) -> str:
         assert self.process is not None
+        assert self.errors is not None
         code = self.process.wait()
         if code == -9:
             return "its process was killed: most likely memory ran out"
@@ -150,6 +152,8 @@ class Process(Contestant):
         return f"its process ended with {code}" + (f": {said[-1]}" if said else "")
 
     def close(self) -> None:
+        if self.errors is not None:
+            self.errors.close()
         if self.process is None:
             return
         self.process.terminate()
@@ -162,7 +166,6 @@ class Process(Contestant):
             assert stream is not None
             with _no_broken_pipe():
                 stream.close()
-        self.errors.close()
         self.process = None
 
 

@@ -1,10 +1,8 @@
 """llama.cpp, through the programs that it measures itself with."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,9 @@ from adder.benchmark.contestants import (
     Sample,
     Task,
 )
+from adder.benchmark.peer_worker import peak_bytes
+
+LOOK_SECONDS = 0.005
 
 
 @dataclass
@@ -26,7 +27,7 @@ class _Run:
     output: str = ""
     errors: str = ""
     code: int = 0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
 
 
 class Llama(Contestant):
@@ -41,7 +42,7 @@ class Llama(Contestant):
         """Each measurement is a process of its own."""
 
     def start(self) -> None:
-        self.base = run([str(self.binary), "--help"]).peak_bytes
+        self.base = run([str(self.binary), "--help"]).peak_bytes or 0
         row = self._bench(1, "-p", "0", "-n", "1")[0]
         self.facts = {
             "weight_bytes": int(row["model_size"]),
@@ -63,7 +64,10 @@ class Llama(Contestant):
         asked = ["-p", str(tokens), "-n", "0"] if prefill else ["-p", "0", "-n", str(tokens)]
         depth = [] if prefill else ["-d", str(task.context)]
         row = self._bench(task.threads, *asked, *depth)[0]
-        return Sample([tokens], [tokens / row["samples_ts"][0]], row["peak_bytes"] - self.base)
+        return Sample([tokens], [tokens / row["samples_ts"][0]], self._above(row["peak_bytes"]))
+
+    def _above(self, peak: int | None) -> int | None:
+        return None if peak is None else peak - self.base
 
     def _bench(self, threads: int, *options: str) -> list[dict[str, Any]]:
         done = run(
@@ -96,7 +100,7 @@ class Llama(Contestant):
         if not rows:
             raise CannotMeasure(_complaint(binary, done))
         tokens = DECODED_TOKENS * b
-        return Sample([tokens], [tokens / rows[-1]["speed_tg"]], done.peak_bytes - self.base)
+        return Sample([tokens], [tokens / rows[-1]["speed_tg"]], self._above(done.peak_bytes))
 
     def close(self) -> None:
         """Nothing stays between its runs."""
@@ -111,20 +115,25 @@ def run(command: list[str]) -> _Run:
             )
         except OSError as error:
             raise CannotMeasure(f"{command[0]} does not run: {error.strerror}") from None
+        # What the system tells of an ended child counts the memory of this process before exec: it is
+        # looked at while it runs, and its own highest mark misses nothing but the last moment.
+        peak, code = None, None
         try:
-            # wait4 knows the most memory of this one child.
-            _, status, usage = os.wait4(process.pid, 0)
+            while code is None:
+                peak = peak_bytes(str(process.pid)) or peak
+                try:
+                    code = process.wait(LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
         except BaseException:
             process.kill()
             process.wait()
             raise
-        process.returncode = code = os.waitstatus_to_exitcode(status)
         texts = []
         for file in (out, errors):
             file.seek(0)
             texts.append(file.read().decode("utf-8", errors="replace"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return _Run(texts[0], texts[1], code, usage.ru_maxrss * unit)
+    return _Run(texts[0], texts[1], code, peak)
 
 
 def comparable_precision(kind: str) -> str:

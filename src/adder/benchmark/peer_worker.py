@@ -13,7 +13,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -278,7 +277,7 @@ class Measured:
         self.optimizer: torch.optim.Optimizer | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Measure what a request asks for: {kind, context, batch, threads, start, tokens, seconds}."""
+        """Measure what a request asks for: {kind, context, batch, threads, start, tokens}."""
         torch.set_num_threads(request["threads"])
         act = {"prefill": self.prefill, "decode": self.decode, "train": self.train}[request["kind"]]
         key = tuple(request[name] for name in ("kind", "context", "batch", "threads"))
@@ -297,12 +296,9 @@ class Measured:
         """Run it once; the memory is the most that was held above what was before the model."""
         exact = reset_peak()
         tokens, seconds = act(request)
-        return {
-            "tokens": tokens,
-            "seconds": seconds,
-            "peak_bytes": peak_bytes() - self.base,
-            "peak_is_of_this_alone": exact,
-        }
+        peak = peak_bytes() if exact else None
+        above = None if peak is None or self.base is None else peak - self.base
+        return {"tokens": tokens, "seconds": seconds, "peak_bytes": above}
 
     def ids(self, request: dict[str, Any]) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -333,7 +329,7 @@ class Measured:
         state, last = self.states[key], torch.zeros(request["batch"], 1, dtype=torch.long)
         begin, count = time.perf_counter(), 0
         while count < request["tokens"] and (
-            not count or time.perf_counter() - begin < request["seconds"]
+            not count or time.perf_counter() - begin < self.job["decode_seconds"]
         ):
             last, state = self.subject.write(last, state)
             count += 1
@@ -364,18 +360,17 @@ def reset_peak() -> bool:
     return True
 
 
-def peak_bytes() -> int:
-    """The most memory that this process held since `reset_peak`, or ever where that is not to be had."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def peak_bytes(process: str = "self") -> int | None:
+    """The most memory that a process held (this one since `reset_peak`), None where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    marks = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(marks[0].split()[1]) * 1024 if marks else None
 
 
-def warmed_base(kind: type[Subject], job: dict[str, Any]) -> int:
+def warmed_base(kind: type[Subject], job: dict[str, Any]) -> int | None:
     """Bytes that this process holds once its libraries have done the same to a tiny model.
 
     Much of PyTorch is loaded when it is first used; that is not the model's memory.

@@ -81,6 +81,7 @@ class Plan:
     def contestants(self, training: bool) -> list[Contestant]:
         """Ours first, then every peer that could be there."""
         job = {"config": self.config, "training": training}
+        job["decode_seconds"] = 0.5 if self.quick else 2.0
         known = TRAINED_PRECISIONS if training else PRECISIONS
         chosen = [name for name in self.precisions if name in known]
         parts: list[Contestant] = []

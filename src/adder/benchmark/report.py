@@ -65,15 +65,15 @@ def _operators(results: Results) -> list[str]:
         return []
     threads = rows[0]["threads"]
     title = f"operators, {threads_words(threads)}"
-    lines = [f"{title:<24}{'pass':<20}{'ms':>9}{'reference':>11}{'faster':>8}{'limit':>8}"]
+    lines = [f"{title:<26}{'pass':<18}{'ms':>9}{'reference':>11}{'faster':>9}{'limit':>6}"]
     bandwidth = results.limit("bandwidth", threads)
     peak = results.limit("float32", threads)
     for row in rows:
         share = limit(row, bandwidth, peak) / row["seconds"] if bandwidth else None
         lines.append(
-            f"  {row['operator']:<22}{row['pass']:<20}{1e3 * row['seconds']:>9.2f}"
+            f"  {row['operator']:<24}{row['pass']:<18}{1e3 * row['seconds']:>9.2f}"
             f"{1e3 * row['reference_seconds']:>11.1f}"
-            f"{row['reference_seconds'] / row['seconds']:>7.1f}x{_percent(share):>8}"
+            f"{row['reference_seconds'] / row['seconds']:>8.1f}x{_percent(share):>6}"
         )
     return lines
 
@@ -109,8 +109,8 @@ def _task_words(kind: str, context: int, batch: int, threads: int) -> str:
         "decode": f"write after {context}",
         "train": f"train on {context}",
     }[kind]
-    streams = f", {batch} streams" if batch > 1 else ""
-    return f"{what}{streams}, {threads_words(threads)}"
+    what = f"write {batch} streams" if batch > 1 else what
+    return f"{what}, {threads_words(threads)}"
 
 
 def _lengths(models: list[Row]) -> list[str]:
