@@ -13,7 +13,11 @@ from typing import IO, Any
 
 from adder.errors import AdderError
 
-PEER_WORKER = Path(__file__).with_name("peer_worker.py")
+# Of another interpreter: `peers` is a package of its own there, and behind all that is installed.
+PEER_WORKER = f"""import sys
+sys.path[:] = [*sys.path[1:], {str(Path(__file__).parent)!r}]
+from peers.run import main
+main()"""
 DECODED_TOKENS = 32
 _LEAVES_AFTER_SECONDS = 10.0
 
@@ -81,13 +85,12 @@ class Contestant(ABC):
 
 
 class Process(Contestant):
-    """A worker (see `peer_worker.py`): one JSON object a line in either direction."""
+    """A worker (see `peers/serve.py`): one JSON object a line in either direction."""
 
     def __init__(self, name: str, precision: str, job: dict[str, Any], python: str | None = None):
         super().__init__(name, precision)
         ours = [sys.executable, "-m", "adder.benchmark.worker"]
-        # -P: the files beside it must not stand in for modules of the same name.
-        self.command = [python, "-P", str(PEER_WORKER)] if python else ours
+        self.command = [python, "-c", PEER_WORKER] if python else ours
         self.job = {"subject": name, "precision": precision, **job}
         self.process: subprocess.Popen[str] | None = None
         self.errors: IO[str] | None = None

@@ -15,7 +15,7 @@ from adder.benchmark.contestants import (
     Sample,
     Task,
 )
-from adder.benchmark.peer_worker import peak_bytes
+from adder.benchmark.peers.serve import peak_bytes
 
 LOOK_SECONDS = 0.005
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adder.benchmark.peer_worker import Missing, Subject
+from adder.benchmark.peers.serve import Missing, Subject
 from adder.models import LanguageModel, LanguageModelConfig
 
 QUANTISED = ("int8", "int4")

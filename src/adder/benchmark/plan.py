@@ -7,7 +7,7 @@ from typing import Any
 
 from adder.benchmark.contestants import Contestant, Process, Task
 from adder.benchmark.llama import Llama
-from adder.benchmark.peer_worker import SUBJECTS
+from adder.benchmark.peers.models import SUBJECTS
 
 SIZES: dict[str, dict[str, int]] = {
     "130m": {"vocab_size": 50280, "d_model": 768, "n_layer": 24},

@@ -13,7 +13,7 @@ from adder.benchmark.contestants import (
     Task,
     threads_words,
 )
-from adder.benchmark.peer_worker import PIECE
+from adder.benchmark.peers.serve import PIECE
 from adder.benchmark.plan import Plan
 from adder.benchmark.results import Results
 from adder.models import LanguageModelConfig

@@ -2,12 +2,12 @@
 
     python -m adder.benchmark.worker '{"subject": "adder", "precision": "float32", ...}'
 
-See `peer_worker.py` for the loop and the requests.
+See `peers/serve.py` for the loop and the requests.
 """
 
 from typing import Any
 
-from adder.benchmark.peer_worker import Measured, serve
+from adder.benchmark.peers.serve import Measured, serve
 
 
 def make(job: dict[str, Any]) -> Any:

@@ -9,7 +9,8 @@ import torch
 
 from adder.benchmark.contestants import PEER_WORKER, CannotMeasure, Process, Task
 from adder.benchmark.model import Adder
-from adder.benchmark.peer_worker import SUBJECTS, Loop, Measured, Subject
+from adder.benchmark.peers.models import SUBJECTS, Loop
+from adder.benchmark.peers.serve import Measured, Subject
 
 CONFIG = {"vocab_size": 32, "d_model": 32, "n_layer": 2}
 
@@ -48,7 +49,7 @@ def test_tokens_and_seconds_of_every_kind(kind):
 
 
 def test_a_long_text_is_read_on_in_pieces(monkeypatch):
-    monkeypatch.setattr("adder.benchmark.peer_worker.PIECE", 8)
+    monkeypatch.setattr("adder.benchmark.peers.serve.PIECE", 8)
     reader = measured(Adder)
     reader.answer(request_for("prefill", 8))
     answer = reader.answer(request_for("prefill", 27, start=8))
@@ -82,8 +83,10 @@ def test_the_memory_of_a_measurement_is_its_own():
 
 
 def test_the_peer_worker_runs_without_adder():
-    code = f"import runpy, sys; sys.modules['adder'] = None; runpy.run_path({str(PEER_WORKER)!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    without = f"import sys; sys.modules['adder'] = None\n{PEER_WORKER}"
+    loop = json.dumps({**job(), "subject": "loop", "precision": "float32"})
+    command = [sys.executable, "-c", without, loop]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("name", ["transformers", "mambapy"])
@@ -125,8 +128,8 @@ def test_what_a_worker_prints_is_json_lines():
     done = subprocess.run(
         [
             sys.executable,
-            "-P",
-            str(PEER_WORKER),
+            "-c",
+            PEER_WORKER,
             json.dumps({**job(), "subject": "loop", "precision": "float32"}),
         ],
         input=json.dumps(request_for("prefill")) + "\n",
