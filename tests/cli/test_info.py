@@ -1,5 +1,6 @@
 """`adder info`: what it says is what the dispatcher does, in 80 columns."""
 
+import importlib
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from adder.cli.main import main
 from adder.ops import native
 
 OPERATORS = [
+    "linear",
     "linear_scan",
     "selective_scan",
     "short_convolution",
@@ -19,7 +21,9 @@ OPERATORS = [
     "dplr_kernel",
     "gated_norm",
     "rms_norm",
+    "quantized_linear",
 ]
+BESIDE = {"quantize", "QuantizedWeight"}  # what an operator is given, and no operator itself
 
 
 def facts(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -36,7 +40,7 @@ def test_every_public_operator_is_listed_once_for_each_device(
     rows = [(row["operator"], row["device"]) for row in known["operators"]]  # type: ignore[attr-defined]
     assert rows == [(name, device) for name in OPERATORS for device in known["devices"]]  # type: ignore[attr-defined]
     public = {name for name in vars(adder.ops) if callable(getattr(adder.ops, name))}
-    assert public == set(OPERATORS)
+    assert public == set(OPERATORS) | BESIDE
 
 
 def test_the_implementation_on_the_cpu_is_the_one_that_dispatches(
@@ -48,7 +52,9 @@ def test_the_implementation_on_the_cpu_is_the_one_that_dispatches(
             compiled = torch._C._dispatch_has_kernel_for_dispatch_key(
                 f"adder::{command.OPERATORS[row['operator']]}", "CPU"
             )
-            expected = f"C++ {status.isa}" if compiled else "portable PyTorch"
+            names = {"linear": ("oneDNN", "PyTorch")}
+            ours = (f"C++ {status.isa}", "portable PyTorch")
+            expected = names.get(row["operator"], ours)[0 if compiled else 1]
             assert row["implementation"] == expected
 
 
@@ -58,7 +64,7 @@ def test_without_the_compiled_module_the_reason_is_told(
     reason = "no C++ compiler was found when adder was installed"
     monkeypatch.setattr(native, "status", lambda: native.NativeStatus(False, None, reason))
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
-    rows = facts(capsys)["operators"]
+    rows = [row for row in facts(capsys)["operators"] if row["operator"] != "linear"]  # type: ignore[attr-defined]
     assert [row["implementation"] for row in rows] == ["portable PyTorch"] * len(rows)  # type: ignore[attr-defined,arg-type]
     assert {row["reason"] for row in rows if row["device"] == "cpu"} == {reason}  # type: ignore[attr-defined]
 
@@ -88,6 +94,17 @@ def test_what_the_kernels_leave_out_is_named_for_every_operator() -> None:
     assert torch.complex64 not in native.STORAGE
 
 
+@pytest.mark.parametrize("reason", [None, "oneDNN is known to be faster only elsewhere"])
+def test_who_multiplies_matrices_is_told_and_why(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.import_module("adder.ops.linear.cpu"), "REFUSAL", reason)
+    row = facts(capsys)["operators"][0]  # type: ignore[index]
+    assert row["implementation"] == ("oneDNN" if reason is None else "PyTorch")
+    assert row["reason"] == reason or reason is None
+    assert command.LEFT_OUT["linear"] in row["reason"] or reason is not None
+
+
 def test_a_triton_kernel_is_told_with_what_it_leaves_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +112,9 @@ def test_a_triton_kernel_is_told_with_what_it_leaves_out(
     monkeypatch.setattr(command, "_devices", lambda: {"cpu": "always", "cuda": "a GPU"})
     registered = torch._C._dispatch_has_kernel_for_dispatch_key
     for row in facts(capsys)["operators"]:  # type: ignore[attr-defined]
-        if row["device"] == "cuda":
+        if row["device"] == "cuda" and row["operator"] == "linear":
+            assert row["implementation"] == "PyTorch"
+        elif row["device"] == "cuda":
             operator = command.OPERATORS[row["operator"]]
             triton = registered(f"adder::{operator}", "CUDA")
             assert row["implementation"] == ("Triton" if triton else "portable PyTorch")

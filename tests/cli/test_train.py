@@ -54,6 +54,17 @@ def test_train_and_resume(tmp_path, text, capsys):
     assert result["resume"] is None
 
 
+def test_layers_that_run_again_give_the_same_weights_and_can_be_switched_off(tmp_path, text):
+    plain, again = tmp_path / "plain", tmp_path / "again"
+    assert main(["train", text, "--output", str(plain), *QUICK]) == 0
+    assert main(["train", text, "--output", str(again), *QUICK, "--checkpoint-layers"]) == 0
+    name = "checkpoints/step-00000004/model.safetensors"
+    assert (plain / name).read_bytes() == (again / name).read_bytes()
+    assert json.loads((again / "config.json").read_text())["training"]["checkpoint_layers"]
+    options = ["--steps", "5", "--no-checkpoint-layers"]
+    assert main(["train", "--resume", str(again), *options]) == 0
+
+
 def test_options_override_the_preset(tmp_path, text):
     run = tmp_path / "run"
     options = ["--dt-rank", "3", "--vocabulary", "bytes", "--no-carry-state", "--beta2", "0.99"]

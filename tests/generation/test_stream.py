@@ -65,8 +65,20 @@ def test_pieces_are_shorter_where_the_vocabulary_is_large(
     monkeypatch.setattr("adder.generation.stream.LOGITS_AT_ONCE", 3 * VOCABULARY.size)
     lengths = []
     model.register_forward_pre_hook(lambda _, arguments: lengths.append(arguments[0].shape[1]))
+    stream = Stream(model, VOCABULARY)
+    stream.feed("a")
+    stream.logprobs("abcdefgh")
+    assert lengths == [1, 3, 3, 2]
+
+
+def test_a_feed_keeps_the_last_logits_alone_and_in_longer_pieces(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adder.generation.stream.LOGITS_AT_ONCE", 1)
+    shapes = []
+    model.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.logits.shape)))
     Stream(model, VOCABULARY).feed("abcdefgh")
-    assert lengths == [3, 3, 2]
+    assert shapes == [(1, 1, VOCABULARY.size)]
 
 
 def test_ids_may_come_in_any_form(model: LanguageModel) -> None:

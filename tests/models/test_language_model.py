@@ -1,5 +1,6 @@
 """LanguageModel: shapes, loss, states, initialisation, generation, and what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -109,6 +110,162 @@ def test_residuals_stay_in_float32_under_autocast():
     assert (out.logits.float() - exact).abs().max() < 12 * 2**-8 * exact.abs().max()
 
 
+BF16 = LanguageModelConfig(vocab_size=11, d_model=64, n_layer=3)
+
+
+def bf16_and_exact():
+    """A bfloat16 model, and one of the same rounded weights in float64."""
+    torch.manual_seed(0)
+    model = LanguageModel(BF16).bfloat16()
+    exact = LanguageModel(BF16).double()
+    exact.load_state_dict(model.state_dict())
+    return model, exact
+
+
+def test_a_bfloat16_model_errs_as_its_activations_do():
+    model, exact = bf16_and_exact()
+    x = ids(2, 40)
+    out, expected = model(x, labels=x, state=model.initial_state(2)), exact(x, labels=x)
+    assert out.logits.dtype == torch.bfloat16
+    assert {each.dtype for layer in out.state for each in (layer["ssm"],)} == {torch.float32}
+    # Eight roundings a block, and two behind: each at most 2^-8 of its value, in random directions.
+    bound = 2**-8 * math.sqrt(8 * BF16.n_layer + 2) * expected.logits.abs().max()
+    error = (out.logits.double() - expected.logits).abs()
+    assert error.max() < bound
+    assert error.mean() > 2**-12 * expected.logits.abs().mean()  # it did compute in bfloat16
+    assert abs(out.loss.double() - expected.loss) < 2**-8 * expected.loss
+
+
+def test_a_bfloat16_model_keeps_residuals_in_float32_and_reads_in_pieces():
+    model, exact = bf16_and_exact()
+    seen = []
+    for block in model.backbone.layers:
+        block.register_forward_hook(lambda _, __, out: seen.append(out[0].dtype))
+    x = ids(2, 40)
+    whole = model(x).logits.double()
+    assert set(seen) == {torch.float32}
+    state, parts = model.initial_state(2), []
+    for piece in x.tensor_split((1, 2, 17), dim=1):
+        out = model(piece, state=state)
+        state = out.state
+        parts.append(out.logits.double())
+    # A matrix product may add up in another order in pieces: the pieces err as the whole does.
+    difference = (torch.cat(parts, dim=1) - whole).abs().max()
+    assert difference <= 2 * (whole - exact(x).logits).abs().max()
+
+
+def test_a_bfloat16_model_generates_what_its_own_argmax_says():
+    model, exact = bf16_and_exact()
+    text = model.generate(ids(2, 4), 8, temperature=0.0)
+    for t in range(4, 12):
+        logits = exact(text[:, :t]).logits[:, -1]
+        chosen = logits.gather(1, text[:, t : t + 1])[:, 0]
+        # of two nearly equal logits the exact model may take the other
+        assert (logits.max(dim=1).values - chosen).max() < 2**-5 * logits.abs().max()
+
+
+def test_a_bfloat16_model_has_gradients():
+    model, exact = bf16_and_exact()
+    x = ids(2, 12)
+    for each in (model, exact):
+        each(x, labels=x).loss.backward()
+    expected = dict(exact.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.bfloat16
+        error = (parameter.grad.double() - expected[name].grad).norm()
+        assert error < 0.05 * expected[name].grad.norm(), name
+
+
+def test_saved_and_loaded_in_another_type(tmp_path):
+    model, _ = bf16_and_exact()
+    model.save_pretrained(tmp_path)
+    loaded = LanguageModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {each.dtype for each in loaded.parameters()} == {torch.bfloat16}
+    assert loaded.lm_head.weight is loaded.backbone.embedding.weight
+    assert torch.equal(loaded(ids(2, 5)).logits, model(ids(2, 5)).logits)
+    assert LanguageModel.from_pretrained(tmp_path).lm_head.weight.dtype == torch.float32
+    with pytest.raises(adder.UsageError, match=r"dtype is torch.int8"):
+        LanguageModel.from_pretrained(tmp_path, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 5, 9])
+def test_logits_of_the_last_tokens_alone(model, keep):
+    x = ids(2, 5)
+    all_of_them = model(x, state=model.initial_state(2))
+    out = model(x, state=model.initial_state(2), logits_to_keep=keep)
+    torch.testing.assert_close(out.logits, all_of_them.logits[:, -keep:], rtol=1e-12, atol=1e-12)
+    assert torch.equal(out.state[1]["ssm"], all_of_them.state[1]["ssm"])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("carried", [False, True])
+def test_checkpointed_layers_give_the_same_bits(precision, carried):
+    torch.manual_seed(0)
+    model = LanguageModel(CONFIG)
+    x = ids(2, 40)
+    before = model(ids(2, 3), state=model.initial_state(2)).state
+
+    def step():
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            out = model(x, labels=x, state=before if carried else None)
+        out.loss.backward(retain_graph=carried)
+        return [out.logits, out.loss, *(each.grad for each in model.parameters())]
+
+    calls = []
+    model.backbone.layers[0].mixer.register_forward_pre_hook(lambda *_: calls.append(1))
+    plain = step()
+    assert len(calls) == 1
+    model.gradient_checkpointing_enable()
+    again = step()
+    assert len(calls) == 3
+    for one, other in zip(plain, again, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        model(x)
+    assert len(calls) == 4
+    model.gradient_checkpointing_disable()
+    step()
+    assert len(calls) == 5
+
+
+def test_hooks_and_replacements_of_projections_are_honoured():
+    """As low-rank fine-tuning wraps them: each is called, and what it returns is what counts."""
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.inside = inside
+
+        @property
+        def weight(self):
+            return self.inside.weight
+
+        def forward(self, x):
+            return 2 * self.inside(x)
+
+    config = dataclasses.replace(CONFIG, tie_embeddings=False)
+    model, x = LanguageModel(config).double(), ids(2, 5)
+    plain = model(x).logits
+    mixer, names = model.backbone.layers[0].mixer, ("in_proj", "x_proj", "dt_proj", "out_proj")
+    for owner, name in [*((mixer, name) for name in names), (model, "lm_head")]:
+        projection = getattr(owner, name)
+        called = []
+        handle = projection.register_forward_hook(lambda *_, called=called: called.append(1))
+        torch.testing.assert_close(model(x).logits, plain, rtol=1e-12, atol=1e-12)
+        handle.remove()
+        assert len(called) == 1
+        setattr(owner, name, Doubled(projection))
+        wrapped = model(x).logits
+        setattr(owner, name, projection)
+        with torch.no_grad():
+            for each in projection.parameters():
+                each *= 2
+            torch.testing.assert_close(wrapped, model(x).logits, rtol=1e-12, atol=1e-12)
+            for each in projection.parameters():
+                each /= 2
+
+
 def test_generation_is_the_argmax_of_the_whole_text_again(model):
     prompt = ids(3, 4)
     text = model.generate(prompt, 6, temperature=0.0)
@@ -153,6 +310,8 @@ def test_torch_compile_takes_the_whole_model(model):
         (lambda m: m(ids(2, 3) + 9), "input_ids holds"),
         (lambda m: m(ids(2, 3) - 11), "input_ids holds -"),
         (lambda m: m(ids(1, 2), torch.tensor([[0, 1]])), "attention_mask has zeros"),
+        (lambda m: m(ids(1, 2), logits_to_keep=0), "logits_to_keep is 0, expected at least 1"),
+        (lambda m: m(ids(1, 2), labels=ids(1, 2), logits_to_keep=1), "no labels beside it"),
         (lambda m: m.generate(ids(1, 2), -1), "max_new_tokens is -1"),
     ],
 )

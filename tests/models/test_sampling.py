@@ -84,6 +84,42 @@ def test_top_p_keeps_the_fewest_that_reach_p(top_p: float, expected: list[int]) 
     assert kept(Sampler(top_p=top_p), logits) == [expected]
 
 
+def sorted_out(logits: Tensor, top_k: int | None, top_p: float | None) -> list[list[int]]:
+    """The ids that stay, by a stable sort of everything in float64."""
+    rows = []
+    for row in logits.double():
+        values, ids = row.sort(descending=True, stable=True)
+        values = values[:top_k]
+        before = values.softmax(0).cumsum(0) - values.softmax(0)
+        stay = before < (2 if top_p is None else top_p)
+        rows.append(sorted(ids[: len(values)][stay].tolist()))
+    return rows
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 8.0])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(300, None), (None, 0.7003), (None, 0.0301), (700, 0.5), (5999, 0.9)]
+)
+def test_a_large_vocabulary_is_cut_where_a_sort_of_it_would_cut(
+    spread: float, rounded: bool, top_k: int | None, top_p: float | None
+) -> None:
+    """Few tokens stay or thousands do, and rounded to bfloat16 many are equal to the last that stays."""
+    logits = spread * torch.randn(2, 6000, generator=torch.Generator().manual_seed(1))
+    logits = logits.bfloat16().float() if rounded else logits
+    expected = sorted_out(logits, top_k, top_p)
+    assert kept(Sampler(top_k=top_k, top_p=top_p), logits) == expected
+
+
+def test_a_draw_is_the_one_from_the_whole_distribution() -> None:
+    logits = 2 * torch.randn(64, 3000, generator=torch.Generator().manual_seed(2))
+    sampler = Sampler(temperature=0.9, top_k=500, top_p=0.95, min_p=1e-3)
+    uniform = torch.rand(64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    cumulative = sampler.log_probabilities(logits).double().exp().cumsum(dim=1)
+    expected = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=1)
+    assert torch.equal(sampler.sample(logits, torch.Generator().manual_seed(3)), expected)
+
+
 def test_top_p_of_one_keeps_even_the_least_probable_token() -> None:
     logits = torch.tensor([[0.0, -80.0]])
     assert kept(Sampler(top_p=1.0), logits) == [[0, 1]]

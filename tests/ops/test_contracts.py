@@ -14,8 +14,11 @@ from adder.ops import (
     diagonal_kernel,
     dplr_kernel,
     gated_norm,
+    linear,
     linear_scan,
     long_convolution,
+    quantize,
+    quantized_linear,
     rms_norm,
     selective_scan,
     short_convolution,
@@ -31,7 +34,9 @@ def calls() -> dict[str, Call]:
     taps, before = normals(2, (2, D, L), (B, N - 1, D))
     steps, decays = a.abs(), -A.exp()
     modes = steps[0]
+    rounded = quantize(A.t(), "int4")
     return {
+        "linear": lambda x: linear(x, A.t()),
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
@@ -43,6 +48,7 @@ def calls() -> dict[str, Call]:
         "dplr_kernel": lambda x: dplr_kernel(
             -modes + 1j, 0j * x, modes + 0j, x + 1j, modes[:, 0], 9
         ),
+        "quantized_linear": lambda x: quantized_linear(x, rounded),
     }
 
 
@@ -64,7 +70,10 @@ def test_forward_mode_is_refused(call: Call) -> None:
         call(forward_ad.make_dual(x, torch.ones_like(x)))
 
 
-def test_a_second_derivative_is_refused(call: Call) -> None:
+# linear has derivatives of any order (test_linear), quantized_linear none
+@pytest.mark.parametrize("name", sorted(calls().keys() - {"linear", "quantized_linear"}))
+def test_a_second_derivative_is_refused(name: str) -> None:
+    call = calls()[name]
     (x,) = normals(0, (B, L, D))
     x.requires_grad_()
     (grad,) = torch.autograd.grad(call(x).square().sum(), x, create_graph=True)
@@ -141,6 +150,10 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
             (OPERATORS.gated_norm, inputs),
             (OPERATORS.gated_norm_backward, (*inputs, dy)),
         ]
+        rounded = quantize(real(16, 20, D), "int8" if full else "int4")
+        vectors, layout = signal(17, length, D), (20, D, rounded.scheme)
+        inputs = (vectors, rounded.codes, rounded.scales, *layout, *given(real(18, 20)))
+        passes.append((OPERATORS.quantized_linear, inputs))
     return passes
 
 

@@ -38,6 +38,19 @@ def test_every_size_counts():
     assert required_bytes(SMALL, TrainingConfig(precision="bfloat16")) < base
 
 
+def test_layers_that_run_again_need_less_memory_and_deeper_models_gain_more():
+    def saved(n_layer):
+        model = LanguageModelConfig(vocab_size=100, d_model=16, n_layer=n_layer)
+        plain, again = (
+            required_bytes(model, TrainingConfig(checkpoint_layers=again))
+            for again in (False, True)
+        )
+        return plain - again
+
+    assert saved(1) == 0
+    assert 0 < saved(2) < saved(8)
+
+
 def test_a_system_that_does_not_tell_refuses_nothing(monkeypatch):
     monkeypatch.setattr(memory, "_read", lambda _path: "")
     check_memory(SMALL, TrainingConfig(batch_size=10**9), CPU)

@@ -1,17 +1,13 @@
 """Our own model as a subject of the measuring loop: one function for each thing that it is asked."""
 
-import importlib
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from adder.benchmark.peers.serve import Missing, Subject
+from adder.benchmark.peers.serve import Subject
 from adder.models import LanguageModel, LanguageModelConfig
-
-QUANTISED = ("int8", "int4")
+from adder.models.quantized import quantize_model
 
 
 class Adder(Subject):
@@ -30,7 +26,8 @@ class Adder(Subject):
         self.model = make_model(LanguageModelConfig(**config), precision)
 
     def read(self, ids: Tensor, state: Any) -> Any:
-        return read(self.model, ids, state)
+        state = self.model.initial_state(len(ids)) if state is None else state
+        return self.model(ids, state=state, logits_to_keep=1).state
 
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, _, state = self.model(last, state=state)
@@ -43,26 +40,10 @@ class Adder(Subject):
 
 def make_model(config: LanguageModelConfig, precision: str) -> LanguageModel:
     """Return a model of random weights: float32, bfloat16, int8 or int4."""
-    model = LanguageModel(config).requires_grad_(precision not in QUANTISED)
-    if precision not in QUANTISED:
-        return model.to(getattr(torch, precision))
-    try:
-        quantized = importlib.import_module("adder.models.quantized")
-    except ModuleNotFoundError:
-        raise Missing(f"{precision} weights are not there yet") from None
-    made: LanguageModel = quantized.quantize_model(model, precision)
-    return made
-
-
-def read(model: LanguageModel, ids: Tensor, state: Any) -> Any:
-    """Read a text on from a state, and work out the logits of its last token alone."""
-    state = model.initial_state(len(ids)) if state is None else state
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        return model(ids, state=state, logits_to_keep=1).state
-    hidden, state = model.backbone(ids, state, None)
-    head = model.lm_head.weight[: model.config.vocab_size]
-    F.linear(hidden[:, -1:].to(head.dtype), head)
-    return state
+    model = LanguageModel(config)
+    if precision == "int8" or precision == "int4":
+        return quantize_model(model, precision)
+    return model.to(getattr(torch, precision))
 
 
 def flops_per_token(config: LanguageModelConfig, head: bool) -> int:

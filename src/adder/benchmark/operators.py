@@ -3,8 +3,8 @@
 The limit of an operator is the larger of two times: of reading its inputs and writing its output once at the
 speed at which this machine reads memory, and of the multiplications and additions that it cannot do without
 at the speed of its matrix products. References are timed on the first steps only where they walk through
-time, and scaled by the length; long_convolution's is torch.fft. Outputs are fresh tensors, as in training:
-where the system hands out new pages for them, that costs more than a memory-bound kernel itself.
+time, and scaled by the length; linear's is F.linear, long_convolution's torch.fft. Outputs are fresh tensors,
+as in training: where the system hands out new pages for them, that costs more than a memory-bound kernel.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adder.benchmark.timing import median_seconds
 from adder.ops.diagonal_kernel import diagonal_kernel
@@ -22,9 +23,12 @@ from adder.ops.dplr_kernel.reference import dplr_kernel_reference
 from adder.ops.dtypes import arithmetic
 from adder.ops.gated_norm import gated_norm, rms_norm
 from adder.ops.gated_norm.reference import gated_norm_reference, rms_norm_reference
+from adder.ops.linear import linear
 from adder.ops.linear_scan import linear_scan
 from adder.ops.linear_scan.reference import linear_scan_reference
 from adder.ops.long_convolution import long_convolution
+from adder.ops.quantized_linear import quantize, quantized_linear
+from adder.ops.quantized_linear.reference import quantized_linear_reference
 from adder.ops.selective_scan import selective_scan
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution import short_convolution
@@ -42,9 +46,8 @@ class Case:
     reference: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
     loops: bool = False  # the reference walks through time: it is timed on its first steps only
-    flops: int = (
-        0  # floating-point operations of a forward pass, where memory alone is not the limit
-    )
+    weight_bytes: int | None = None  # it has rounded weights of this size, and no gradient
+    flops: int = 0  # operations of a forward pass, where memory alone is not the limit
 
     def shorter(self, steps: int) -> tuple[Tensor, ...]:
         """Return the inputs of the first steps."""
@@ -70,6 +73,7 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
     u, delta = normal(1, length, d), torch.rand(1, length, d).to(dtype)
     A = -torch.arange(1.0, STATE_SIZE + 1).repeat(d, 1)
     B, C = normal(1, length, STATE_SIZE), normal(1, length, STATE_SIZE)
+    matrix = normal(d // 2, d)
     h, m = d // 8, 32
     real = torch.float64 if dtype == torch.float64 else torch.float32
     poles = torch.complex(-torch.ones(h, m, dtype=real), torch.arange(m, dtype=real).repeat(h, 1))
@@ -77,6 +81,13 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
     low_rank = torch.full((1, h, m), 0.5, dtype=poles.dtype)
     step = torch.logspace(-3, -1, h, dtype=real)
     return [
+        Case(
+            "linear",
+            linear,
+            F.linear,
+            (x, matrix),
+            flops=2 * b * length * d * (d // 2),
+        ),
         Case(
             "linear_scan",
             lambda a, x: linear_scan(a, x)[0],
@@ -127,6 +138,19 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             lambda A, P, B, C, dt: dplr_kernel(A, P, B, C, dt, length),
             lambda A, P, B, C, dt: dplr_kernel_reference(A, P, B, C, dt, length),
             (poles, low_rank, torch.ones_like(poles), weights, step),
+        ),
+        *(
+            Case(
+                f"quantized_linear {scheme} {many}",
+                lambda x, q=q: quantized_linear(x, q),
+                lambda x, q=q: quantized_linear_reference(x, q),
+                (torch.randn(many, d).to(dtype),),
+                weight_bytes=q.nbytes,
+            )
+            for scheme in ("int8", "int4")
+            if dtype != torch.float64
+            for q in [quantize(torch.randn(2 * d, d), scheme)]
+            for many in (1, 512)
         ),
     ]
 
@@ -179,12 +203,15 @@ def measure(
         forward = _both(
             lambda: case.operator(*case.inputs), lambda: case.reference(*short), repeats
         )
-    backward = _both(
-        forward_and_backward(case.operator, case.inputs),
-        forward_and_backward(case.reference, short),
-        repeats,
-    )
-    once = read + out.numel() * out.element_size()
+    once = read + out.numel() * out.element_size() + (case.weight_bytes or 0)
+    passes = [("forward", forward, once, case.flops)]
+    if case.weight_bytes is None:
+        backward = _both(
+            forward_and_backward(case.operator, case.inputs),
+            forward_and_backward(case.reference, short),
+            repeats,
+        )
+        passes.append(("forward + backward", backward, 2 * once + read, 3 * case.flops))
     return [
         {
             "operator": case.name,
@@ -194,10 +221,7 @@ def measure(
             "bytes": moved,
             "flops": flops,
         }
-        for name, (ours, theirs), moved, flops in (
-            ("forward", forward, once, case.flops),
-            ("forward + backward", backward, 2 * once + read, 3 * case.flops),
-        )
+        for name, (ours, theirs), moved, flops in passes
     ]
 
 

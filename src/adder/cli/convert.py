@@ -1,4 +1,4 @@
-"""`adder convert`: a published checkpoint in, a model's folder out."""
+"""`adder convert`: a published checkpoint in, a model's folder out; or a language model with smaller weights."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from adder.cli.convert_weights import WEIGHTS, convert_weights
 from adder.errors import UsageError
 
 
@@ -15,26 +16,60 @@ def convert(
         typer.Argument(
             metavar="SRC",
             help="A checkpoint of state-spaces/s4's example.py (the standalone S4D): .pt, .pth or "
-            ".safetensors.",
+            ".safetensors. With --weights a run of a language model, one of its checkpoints, or "
+            "the folder of a model.",
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make of it.")],
     prenorm: Annotated[
         bool, typer.Option("--prenorm", help="It was trained with prenorm=True.")
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Round a language model's weights: int8 (8.5 bits each), or int4 (4.5 bits in "
+            "the large matrices of each block)."
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure perplexity before and after on this text file [what the run was not "
+            "trained on of its own]."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
     """Convert a published checkpoint to a folder that adder evaluate and adder classify read.
 
-    Nothing but tensors and plain values is unpickled.
+    With --weights, round the weights of a language model: adder generate and adder evaluate read
+    the folder. Nothing but tensors and plain values is unpickled.
     """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there already: give another DST")
+    if weights is not None:
+        if weights not in WEIGHTS:
+            raise UsageError(f"--weights must be {' or '.join(WEIGHTS)}, got {weights}")
+        if prenorm:
+            raise UsageError("--prenorm is for a checkpoint of S4D, and --weights for another SRC")
+        convert_weights(source, target, weights, text, as_json)
+        return
+    if text is not None:
+        raise UsageError("--text needs --weights: nothing is measured without it")
+    if source.is_dir():
+        raise UsageError(
+            f"{source} is a folder: give --weights int8 or --weights int4 to round a language "
+            "model, or a checkpoint file of S4D"
+        )
+    _convert_checkpoint(source, target, prenorm, as_json)
+
+
+def _convert_checkpoint(source: Path, target: Path, prenorm: bool, as_json: bool) -> None:
     from adder.models.standalone_s4d import convert as converted
     from adder.training.files import shell_word
 
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already: give another DST")
     model = converted(source, prenorm=prenorm)
     model.save_pretrained(target)
     config = model.config

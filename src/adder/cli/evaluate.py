@@ -12,7 +12,7 @@ from adder.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from adder.training.run_folder import Run
+    from adder.training.opened import Opened
 
 _LENGTH = 2048
 
@@ -20,7 +20,7 @@ _LENGTH = 2048
 def evaluate(
     run: Annotated[
         Path,
-        typer.Argument(help="A run folder, one of its checkpoints, or the folder of a classifier."),
+        typer.Argument(help="A run folder, one of its checkpoints, or the folder of a model."),
     ],
     source: Annotated[
         str | None,
@@ -93,8 +93,7 @@ def evaluate(
         if given:
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} is for classifiers, and {run} is a language model")
-        assert opened.run is not None
-        _evaluate_text(opened.run, source, length or _LENGTH, target, as_json)
+        _evaluate_text(opened, source, length or _LENGTH, target, as_json)
         return
     if length is not None:
         raise UsageError(f"--length is for language models, and {run} is a classifier: see --chunk")
@@ -102,30 +101,23 @@ def evaluate(
 
 
 def _evaluate_text(
-    opened: "Run", source: str | None, length: int, target: "torch.device", as_json: bool
+    opened: "Opened", source: str | None, length: int, target: "torch.device", as_json: bool
 ) -> None:
-    from adder.data.text import read_source, split_by_position
-    from adder.training.evaluation import evaluate_text
-    from adder.training.text import read_run_source
+    from adder.data.text import read_source
+    from adder.training.evaluation import encode_for_evaluation, evaluate_text
+    from adder.training.text import held_out_text
 
-    if source is None:
-        own = read_run_source(opened)
-        fraction = opened.training.validation
-        name, text = f"the validation part of {own.name}", split_by_position(own.text, fraction)[1]
-        if not text:
-            raise UsageError(
-                f"{opened.path} was trained on its whole text: give a SOURCE to evaluate on"
-            )
-    else:
+    if source is not None:
         given = read_source(source)
         name, text = given.name, given.text
-    ids = opened.vocabulary.encode(text)
-    if ids.size < 2:
-        raise UsageError(f"{name} is a single token: there is nothing to predict")
-    result = evaluate_text(opened.model().to(target), ids, length=length)
-    # The first token is read, not predicted.
-    size = len(text.encode("utf-8")) - len(opened.vocabulary.decode(ids[:1]).encode("utf-8"))
-    bits_per_byte = result.bits_per(max(1, size))
+    elif opened.run is None:
+        raise UsageError(f"{opened.path} is a model of no run: give a SOURCE to evaluate on")
+    else:
+        name, text = held_out_text(opened.run)
+    model, vocabulary = opened.reader()
+    ids, size = encode_for_evaluation(vocabulary, text, name)
+    result = evaluate_text(model.to(target), ids, length=length)
+    bits_per_byte = result.bits_per(size)
     if as_json:
         values = {
             "run": str(opened.path),

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def generate(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or one of its checkpoints.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder, one of its checkpoints, or the folder of a model."
+        ),
     ],
     prompt: Annotated[
         str,
@@ -78,12 +81,13 @@ def generate(
 
     from adder.generation import Stream
     from adder.training.device import choose_device
-    from adder.training.run_folder import open_run
+    from adder.training.opened import open_model
 
     target = choose_device(device)
-    opened = open_run(run, checkpoint)
-    use_threads(threads, opened.config.model.parameter_count())
-    model, vocabulary = opened.model().to(target), opened.vocabulary
+    opened = open_model(run, checkpoint)
+    model, vocabulary = opened.reader()
+    model = model.to(target)
+    use_threads(threads, model.config.parameter_count())
     stream = Stream(model, vocabulary) if state is None else Stream.load(state, model, vocabulary)
     stream.feed(text)
     start, started = stream.position, time.perf_counter()

@@ -12,6 +12,7 @@ import typer
 
 # Public function -> the operator under it that PyTorch dispatches.
 OPERATORS = {
+    "linear": "linear",
     "linear_scan": "linear_scan",
     "selective_scan": "selective_scan",
     "short_convolution": "short_convolution",
@@ -20,6 +21,7 @@ OPERATORS = {
     "dplr_kernel": "dplr_kernel",
     "gated_norm": "gated_norm",
     "rms_norm": "gated_norm",
+    "quantized_linear": "quantized_linear",
 }
 FEATURES = (
     "avx2",
@@ -34,6 +36,7 @@ FEATURES = (
 )
 # What the C++ kernels leave to portable PyTorch: what STORAGE and each operator's cpu.serves turn away.
 LEFT_OUT = {
+    "linear": "small products, other types than float32, autocast",
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float16",
@@ -41,6 +44,7 @@ LEFT_OUT = {
     "diagonal_kernel": "",
     "dplr_kernel": "",
     "gated_norm": "float16",
+    "quantized_linear": "",
 }
 # What the Triton kernels leave to it.
 LEFT_OUT_CUDA = {"diagonal_kernel": "float64"}
@@ -109,6 +113,9 @@ def _implementations(operator: str, status: Any) -> list[tuple[str, str, str]]:
 
     rows = []
     for device in _devices():
+        if operator == "linear":
+            rows.append((device, *_dense(device)))
+            continue
         own = torch._C._dispatch_has_kernel_for_dispatch_key(f"adder::{operator}", device.upper())
         if own and device == "cpu":
             reason = _left_to_portable(LEFT_OUT[operator])
@@ -124,6 +131,17 @@ def _implementations(operator: str, status: Any) -> list[tuple[str, str, str]]:
         else:
             rows.append((device, "portable PyTorch", f"there is no kernel for {device} yet"))
     return rows
+
+
+def _dense(device: str) -> tuple[str, str]:
+    """Who multiplies matrices on a device, and why: no code of ours, and so none of its kind."""
+    from adder.ops.linear.cpu import REFUSAL
+
+    if device != "cpu":
+        return "PyTorch", "it is what PyTorch is made for"
+    if REFUSAL is not None:
+        return "PyTorch", REFUSAL
+    return "oneDNN", f"faster than MKL on this CPU; PyTorch serves {LEFT_OUT['linear']}"
 
 
 def _left_to_portable(what: str) -> str:

@@ -121,6 +121,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    checkpoint_layers: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpoint-layers/--no-checkpoint-layers",
+            help="Run each layer again in the backward pass: less memory, more time, same numbers.",
+            show_default=False,
+        ),
+    ] = None,
     validation: Annotated[
         float | None,
         typer.Option(help="The part not trained on: a text's last, or drawn by the seed [0.1]."),

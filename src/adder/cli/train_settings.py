@@ -28,7 +28,9 @@ _OF_CLASSIFIERS = frozenset(
     | {"n_ssm", "channels_out", "measure", "rank", "l_max", "init", "method"}
 )
 _OF_SOURCES = frozenset({"tokens", "test_files", "mix"})
-_TEXT_ALONE = frozenset({"vocabulary", "length", "carry_state", "evaluation_tokens"})
+_TEXT_ALONE = frozenset(
+    {"vocabulary", "length", "carry_state", "evaluation_tokens", "checkpoint_layers"}
+)
 _CLASSES_ALONE = _OF_CLASSIFIERS | _OF_SOURCES | {"buckets", "evaluation_sequences"}
 
 

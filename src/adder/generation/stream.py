@@ -18,6 +18,7 @@ from adder.errors import DamagedFile, UsageError
 from adder.generation.sealed import load_sealed, save_sealed
 from adder.generation.stop import StopText
 from adder.layers.state import State, flatten_state, unflatten_state
+from adder.models.decoder import Decoder
 from adder.models.language_model import LanguageModel
 from adder.models.sampling import Sampler
 
@@ -100,7 +101,7 @@ class Stream:
             UsageError: an id outside the vocabulary, a character that it lacks, or a text without
                 a vocabulary. Nothing was read then.
         """
-        for _ in self._read(self._ids(tokens)):
+        for _ in self._read(self._ids(tokens), last_alone=True):
             pass
 
     def logprobs(self, tokens: Ids | str) -> Tensor:
@@ -276,38 +277,47 @@ class Stream:
             raise UsageError(f"id {int(wrong)} is outside the vocabulary of {vocab_size} tokens")
         return ids.to(torch.int64)
 
-    def _read(self, ids: Tensor) -> Iterator[Tensor]:
-        """Read (l,) ids piece by piece; yield the logits (piece, v) of each, after reading it."""
+    def _read(self, ids: Tensor, last_alone: bool = False) -> Iterator[Tensor]:
+        """Read (l,) ids piece by piece; yield the logits (piece, v) of each, or of its last token, after reading it."""
         vocab_size = self.model.config.vocab_size
-        longest = max(1, min(LONGEST_PIECE, LOGITS_AT_ONCE // vocab_size))
+        longest = LONGEST_PIECE
+        if not last_alone:
+            longest = max(1, min(longest, LOGITS_AT_ONCE // vocab_size))
         for piece in (ids[i : i + longest] for i in range(0, len(ids), longest)):
-            before = self._reading
-            on_device = piece.to(self._device)
             with torch.no_grad():
-                output = self.model(on_device[None], state=before.state)
-            logits = output.logits[0]
-            self._reading = replace(
-                before,
-                state=output.state,
-                position=before.position + len(piece),
-                # A copy: a view would keep the logits of the whole piece in memory.
-                logits=logits[-1].clone(),
-                seen=before.seen.index_fill(0, on_device, True),
-                recent=(*before.recent, *piece[-CONTEXT_OF_DECODER:].tolist())[
-                    -CONTEXT_OF_DECODER:
-                ],
-            )
-            yield logits
+                output = self.model(
+                    piece.to(self._device)[None],
+                    state=self._reading.state,
+                    logits_to_keep=1 if last_alone else None,
+                )
+            assert output.state is not None
+            # A copy: a view would keep the logits of the whole piece in memory.
+            self._advance(piece, output.logits[0, -1].clone(), output.state)
+            yield output.logits[0]
+
+    def _advance(self, piece: Tensor, logits: Tensor, state: State) -> None:
+        """Stand after `piece`, where the logits (v,) and the state are these."""
+        before = self._reading
+        recent = (*before.recent, *piece[-CONTEXT_OF_DECODER:].tolist())
+        self._reading = replace(
+            before,
+            state=state,
+            position=before.position + len(piece),
+            logits=logits,
+            seen=before.seen.index_fill(0, piece.to(self._device), True),
+            recent=recent[-CONTEXT_OF_DECODER:],
+        )
 
     def _make_ids(
         self, max_new_tokens: int, sampler: Sampler, seed: int, stop_ids: frozenset[int]
     ) -> Iterator[int]:
         """Draw, read and yield ids; a stop id is read and ends it without being yielded."""
-        generator = torch.Generator()
+        generator, decoder = torch.Generator(), Decoder(self.model)
         for _ in range(max_new_tokens):
             generator.manual_seed(_seed_at(seed, self.position))
-            token = sampler.sample(self.logits[None], generator, self._reading.seen[None]).cpu()
-            self.feed(token)
+            token = sampler.sample(self.logits[None], generator, self._reading.seen[None])
+            logits, state = decoder.step(token, self._reading.state)
+            self._advance(token, logits[0], state)
             if int(token) in stop_ids:
                 return
             yield int(token)

@@ -3,6 +3,8 @@
 from adder.layers.mamba import Mamba as Mamba
 from adder.layers.norm import RMSNorm as RMSNorm
 from adder.layers.parameters import parameter_groups as parameter_groups
+from adder.layers.quantized import QuantizedEmbedding as QuantizedEmbedding
+from adder.layers.quantized import QuantizedLinear as QuantizedLinear
 from adder.layers.s4 import S4 as S4
 from adder.layers.s4_block import S4Block as S4Block
 from adder.layers.s4d import S4D as S4D

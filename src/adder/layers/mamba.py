@@ -9,6 +9,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from adder.errors import UsageError
+from adder.layers.linear import Linear
 from adder.layers.selective import SelectiveCore, default_dt_rank
 from adder.layers.state import State
 from adder.ops import short_convolution
@@ -110,8 +111,8 @@ class Mamba(_Branch):
         rank = default_dt_rank(d_model) if dt_rank == "auto" else dt_rank
         sizes = (inner, d_state, rank, d_conv, conv_bias, dt_min, dt_max, dt_init_floor)
         super().__init__(*sizes)
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
-        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
+        self.out_proj = Linear(inner, d_model, bias=bias)
         self.reverse = _Branch(*sizes) if bidirectional else None
 
     def initial_state(self, batch_size: int) -> State:

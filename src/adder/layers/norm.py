@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adder.ops import rms_norm
+from adder.ops.dtypes import arithmetic
 
 
 class RMSNorm(nn.Module):
@@ -16,5 +17,5 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Normalise x, in float32 arithmetic at least; the result has x's type."""
-        return rms_norm(x, self.weight, eps=self.eps)
+        """Normalise x, in float32 arithmetic at least; the result has x's type, whatever the weight's is."""
+        return rms_norm(x, self.weight.to(arithmetic(x.dtype)), eps=self.eps)

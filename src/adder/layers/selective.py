@@ -9,10 +9,12 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adder.errors import UsageError
+from adder.layers.linear import Linear
+from adder.layers.quantized import unbiased
 from adder.ops import selective_scan
+from adder.ops.dtypes import arithmetic
 
 
 class SelectiveCore(nn.Module):
@@ -47,8 +49,8 @@ class SelectiveCore(nn.Module):
                 f"selective layer: expected 0 < dt_min <= dt_max, got {dt_min} and {dt_max}"
             )
         self.split = (dt_rank, state_size, state_size)
-        self.x_proj = nn.Linear(channels, sum(self.split), bias=False)
-        self.dt_proj = nn.Linear(dt_rank, channels)
+        self.x_proj = Linear(channels, sum(self.split), bias=False)
+        self.dt_proj = Linear(dt_rank, channels)
         self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(channels, 1))
         self.D = nn.Parameter(torch.ones(channels))
         self._reset_step_size(dt_min, dt_max, dt_init_floor)
@@ -71,15 +73,16 @@ class SelectiveCore(nn.Module):
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d n"]]:
         """Select dt, B and C from x, and run the scan, gated by z where it is given."""
         dt, B, C = self.x_proj(x).split(self.split, dim=-1)
+        delta, bias = unbiased(self.dt_proj, dt)  # the scan adds the bias, in its own arithmetic
         return selective_scan(
             x,
-            F.linear(dt, self.dt_proj.weight).to(x.dtype),
-            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            delta.to(x.dtype),
+            -torch.exp(self.A_log.to(arithmetic(x.dtype))),
             B.to(x.dtype),
             C.to(x.dtype),
             self.D,
             z=z,
-            delta_bias=self.dt_proj.bias,
+            delta_bias=bias,
             delta_softplus=True,
             state=state,
             seq_idx=seq_idx,
@@ -87,7 +90,7 @@ class SelectiveCore(nn.Module):
 
     def initial_ssm_state(self, batch_size: int) -> Float[Tensor, "b d n"]:
         """Return h[-1] = 0, in the type the scan accumulates in."""
-        dtype = torch.float64 if self.A_log.dtype == torch.float64 else torch.float32
+        dtype = arithmetic(self.A_log.dtype)
         return self.A_log.new_zeros(batch_size, *self.A_log.shape, dtype=dtype)
 
 

@@ -6,3 +6,4 @@ from adder.models.classifier_config import SequenceClassifierConfig as SequenceC
 from adder.models.config import LanguageModelConfig as LanguageModelConfig
 from adder.models.language_model import LanguageModel as LanguageModel
 from adder.models.language_model import LanguageModelOutput as LanguageModelOutput
+from adder.models.quantized import quantize_model as quantize_model

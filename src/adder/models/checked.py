@@ -28,6 +28,10 @@ class ModelConfig(ABC):
     def parameter_count(self) -> int:
         """Return how many parameters the model has. No tensor is made."""
 
+    def stored_count(self) -> int:
+        """Return how many numbers a file of the model holds. No tensor is made."""
+        return self.parameter_count()
+
     def check_parameter_count(self) -> None:
         """Raise UsageError where no machine could hold the model."""
         count = self.parameter_count()

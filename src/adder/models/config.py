@@ -3,10 +3,11 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from adder.errors import UsageError
-from adder.models.checked import ModelConfig, check_count, check_flag, check_positive
+from adder.models.checked import ModelConfig, check_choice, check_count, check_flag, check_positive
+from adder.ops.quantized_linear.weight import SCHEMES, layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,8 @@ class LanguageModelConfig(ModelConfig):
     """Sizes and initialisation of a LanguageModel over Mamba blocks; the defaults are Mamba's.
 
     vocab_size counts the tokens that exist. The embedding is padded to a multiple of
-    `pad_vocab_size_multiple` rows for speed; logits never include the padding.
+    `pad_vocab_size_multiple` rows for speed; logits never include the padding. `weights` says how the matrices
+    are stored: as floats, or rounded by `adder.models.quantize_model`.
     """
 
     kind: ClassVar[str] = "language_model"
@@ -37,6 +39,7 @@ class LanguageModelConfig(ModelConfig):
     tie_embeddings: bool = True
     residual_in_fp32: bool = True
     initializer_range: float = 0.02
+    weights: Literal["float", "int8", "int4"] = "float"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -49,7 +52,9 @@ class LanguageModelConfig(ModelConfig):
     def _check(name: str, kind: object, value: object) -> None:
         if name == "dt_rank" and value == "auto":
             return
-        if kind is bool:
+        if name == "weights":
+            check_choice(name, value, ("float", *SCHEMES))
+        elif kind is bool:
             check_flag(name, value)
         elif kind is float:
             check_positive(name, value)
@@ -80,3 +85,39 @@ class LanguageModelConfig(ModelConfig):
         mixer += inner * (rank + 2 * n) + rank * inner + inner + inner * n + inner
         embeddings = self.padded_vocab_size * d * (1 if self.tie_embeddings else 2)
         return self.n_layer * (mixer + d) + d + embeddings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values. Those of a float model are as they were before there were others."""
+        values = super().to_dict()
+        if self.weights == "float":
+            del values["weights"]
+        return values
+
+    def scheme_of(self, matrix: str) -> Literal["int8", "int4"]:
+        """Return how a matrix of a model with rounded weights is stored.
+
+        Of an int4 model the two large ones of a block are int4: the others would lose more than they save.
+        """
+        return "int4" if self.weights == "int4" and matrix in ("in_proj", "out_proj") else "int8"
+
+    def stored_count(self) -> int:
+        """Return how many numbers a file of the model holds: of a rounded matrix its codes and its scales."""
+        count = self.parameter_count()
+        if self.weights == "float":
+            return count
+        d, inner, rank = self.d_model, self.d_inner, self.rank
+        matrices = {
+            "in_proj": (2 * inner, d),
+            "x_proj": (rank + 2 * self.d_state, inner),
+            "dt_proj": (inner, rank),
+            "out_proj": (d, inner),
+        }
+        for name, shape in matrices.items():
+            count += self.n_layer * _grown(*shape, self.scheme_of(name))
+        heads = 1 if self.tie_embeddings else 2
+        return count + heads * _grown(self.padded_vocab_size, d, self.scheme_of("embedding"))
+
+
+def _grown(rows: int, columns: int, scheme: str) -> int:
+    """How many more numbers a matrix is as codes and scales."""
+    return sum(math.prod(shape) for shape in layout(rows, columns, scheme)) - rows * columns

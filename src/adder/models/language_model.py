@@ -4,8 +4,9 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder.errors import UsageError
-from adder.layers import Mamba, RMSNorm, State
+from adder.layers import QuantizedEmbedding, QuantizedLinear, State
+from adder.layers.linear import Linear, is_bare
+from adder.models.backbone import Backbone
 from adder.models.checkpoint import Pretrained
 from adder.models.config import LanguageModelConfig
+from adder.models.decoder import Decoder
 from adder.models.sampling import Sampler
+from adder.ops import linear
 
 
 class LanguageModelOutput(NamedTuple):
@@ -25,71 +30,6 @@ class LanguageModelOutput(NamedTuple):
     logits: Float[Tensor, "b l v"]
     loss: Float[Tensor, ""] | None
     state: State | None
-
-
-class Block(nn.Module):
-    """residual + mixer(norm(residual))"""
-
-    def __init__(self, config: LanguageModelConfig):
-        super().__init__()
-        self.mixer = Mamba(
-            config.d_model,
-            config.d_state,
-            config.d_conv,
-            config.expand,
-            config.dt_rank,
-            bias=config.bias,
-            conv_bias=config.conv_bias,
-            dt_min=config.dt_min,
-            dt_max=config.dt_max,
-            dt_init_floor=config.dt_init_floor,
-        )
-        self.norm = RMSNorm(config.d_model, config.norm_epsilon)
-
-    def forward(
-        self, residual: Tensor, state: State | None, seq_idx: Tensor | None
-    ) -> tuple[Tensor, State | None]:
-        normed = self.norm(residual).to(self.mixer.in_proj.weight.dtype)
-        y, state = self.mixer(normed, state, seq_idx=seq_idx)
-        return residual + y, state
-
-
-class Backbone(nn.Module):
-    """Embedding, blocks, and the last norm."""
-
-    def __init__(self, config: LanguageModelConfig):
-        super().__init__()
-        self.residual_in_fp32 = config.residual_in_fp32
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield the blocks; an nn.ModuleList only knows them as modules."""
-        for layer in self.layers:
-            assert isinstance(layer, Block)
-            yield layer
-
-    def forward(
-        self, input_ids: Tensor, state: State | None, seq_idx: Tensor | None
-    ) -> tuple[Tensor, State | None]:
-        residual = self.embedding(input_ids)
-        if self.residual_in_fp32 and residual.dtype != torch.float64:
-            residual = residual.float()
-        if state is None:
-            for layer in self.layers:
-                residual, _ = layer(residual, None, seq_idx)
-            return self.norm_f(residual), None
-        if not isinstance(state, tuple) or len(state) != len(self.layers):
-            raise UsageError(
-                f"LanguageModel: state is not one of this model, which has {len(self.layers)} layers; "
-                "see initial_state"
-            )
-        last: list[State] = []
-        for layer, before in zip(self.layers, state, strict=True):
-            residual, after = layer(residual, before, seq_idx)
-            last.append(after)
-        return self.norm_f(residual), tuple(last)
 
 
 class LanguageModel(Pretrained):
@@ -112,10 +52,39 @@ class LanguageModel(Pretrained):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
-        self._initialise()
-        if config.tie_embeddings:
-            self.lm_head.weight = self.backbone.embedding.weight
+        kind = Linear if config.weights == "float" else QuantizedLinear
+        self.lm_head = kind(config.d_model, config.padded_vocab_size, bias=False)
+        if config.weights == "float":
+            self._initialise()
+        else:
+            self.requires_grad_(False)  # nothing can be trained through rounded weights
+        self._tie()
+
+    def _tie(self) -> None:
+        if not self.config.tie_embeddings:
+            return
+        self.lm_head.weight = self.backbone.embedding.weight
+        if isinstance(self.backbone.embedding, QuantizedEmbedding):
+            self.lm_head.scales = self.backbone.embedding.scales
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the model. PyTorch keeps shared parameters shared, but not shared buffers."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.config.weights != "float":
+            self._tie()
+        return self
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> Self:
+        """Return the model in the folder `path`, as `save_pretrained` wrote it, its parameters float32 or `dtype`.
+
+        In bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened where they are
+        used, and residuals, sums and states of the scan stay float32.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise UsageError(f"from_pretrained: dtype is {dtype}, expected a floating point type")
+        model = super().from_pretrained(path)
+        return model if dtype is None else model.to(dtype)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -138,6 +107,7 @@ class LanguageModel(Pretrained):
         labels: Int[Tensor, "b l"] | None = None,
         state: State | None = None,
         seq_idx: Int32[Tensor, "b l"] | None = None,
+        logits_to_keep: int | None = None,
     ) -> LanguageModelOutput:
         """Return logits, loss and state.
 
@@ -148,16 +118,45 @@ class LanguageModel(Pretrained):
                 out, and so is the first token of each packed sequence.
             state: what the model remembers of the text before; see `initial_state`. Returned exactly when given.
             seq_idx: packed sequences, non-decreasing along the length.
+            logits_to_keep: logits of the last so many tokens alone, all of them where there are fewer; None means all.
+                A prompt needs its last: the head costs a third of a small model.
 
         Raises:
-            UsageError: ids of another shape or outside the vocabulary, or a mask with zeros.
+            UsageError: ids of another shape or outside the vocabulary, a mask with zeros, or logits_to_keep below 1 or
+                beside labels.
         """
         self._check(input_ids, attention_mask)
+        if logits_to_keep is not None and (logits_to_keep < 1 or labels is not None):
+            raise UsageError(
+                f"LanguageModel: logits_to_keep is {logits_to_keep}, expected at least 1, and no labels beside it"
+            )
+        if state is not None and labels is None and seq_idx is None and Decoder.wanted(input_ids):
+            decoder = Decoder(self)
+            if decoder.serves(state):
+                now, after = decoder.step(input_ids[:, 0], state)
+                return LanguageModelOutput(now.unsqueeze(1), None, after)
         hidden, state = self.backbone(input_ids, state, seq_idx)
-        head = self.lm_head.weight[: self.config.vocab_size]
-        logits = F.linear(hidden.to(head.dtype), head)
+        if logits_to_keep is not None:
+            hidden = hidden[:, -logits_to_keep:]
+        logits = self._head(hidden)
         loss = None if labels is None else _loss(logits, labels, seq_idx)
         return LanguageModelOutput(logits, loss, state)
+
+    def _head(self, hidden: Float[Tensor, "b l d"]) -> Float[Tensor, "b l v"]:
+        vocab_size, head = self.config.vocab_size, self.lm_head
+        hidden = hidden.to(self.backbone.norm_f.weight.dtype)
+        if is_bare(head):  # the rows of the padding are not multiplied
+            return linear(hidden, head.weight[:vocab_size])
+        return head(hidden)[..., :vocab_size]  # type: ignore[no-any-return]
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep only what enters each block for the backward pass, which runs the block again: the same numbers in a
+        fraction of the memory, for a forward pass more."""
+        self.backbone.checkpoint_layers = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep what the backward pass needs, as at first."""
+        self.backbone.checkpoint_layers = False
 
     def _check(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         if input_ids.ndim != 2 or 0 in input_ids.shape:
@@ -204,20 +203,23 @@ class LanguageModel(Pretrained):
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
         generator = torch.Generator(input_ids.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
-        ids, fresh, state = input_ids, input_ids, self.initial_state(len(input_ids))
+        ids = input_ids
         done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        for _ in range(max_new_tokens):
-            logits, _, after = self(
-                fresh, attention_mask if fresh is input_ids else None, state=state
-            )
-            assert after is not None
+        state = self.initial_state(len(ids))
+        decoder, spare = Decoder(self), None
+        for made in range(max_new_tokens):
+            if made == 0:
+                logits, _, after = self(ids, attention_mask, state=state, logits_to_keep=1)
+                logits = logits[:, 0]
+            else:
+                logits, after = decoder.step(ids[:, -1], state, spare)
+                spare = state
             state = after
-            chosen = sampler.sample(logits[:, -1], generator, ids)
+            chosen = sampler.sample(logits, generator, ids)
             if stop is not None:
                 chosen = chosen.masked_fill(done, stop)
                 done |= chosen == stop
-            fresh = chosen.unsqueeze(1)
-            ids = torch.cat([ids, fresh], dim=1)
+            ids = torch.cat([ids, chosen.unsqueeze(1)], dim=1)
             if bool(done.all()):
                 break
         return ids
@@ -227,4 +229,6 @@ def _loss(logits: Tensor, labels: Tensor, seq_idx: Tensor | None) -> Tensor:
     targets = labels[:, 1:]
     if seq_idx is not None:
         targets = targets.masked_fill(seq_idx[:, 1:] != seq_idx[:, :-1], -100)
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten())
+    # The last logits have no target. Cutting the targets' side spares a copy of the logits, and one of their gradient.
+    targets = F.pad(targets, (0, 1), value=-100)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())

@@ -91,15 +91,17 @@ class Sampler:
             UsageError: shapes that disagree.
             AdderError: a row that holds NaN or +inf, or nothing but -inf.
         """
-        log_probabilities = self.log_probabilities(logits, previous)
+        logits, largest = self._finite(logits, previous)
         if self.temperature == 0:
-            return log_probabilities.argmax(dim=-1)
+            return logits.argmax(dim=-1)
+        ids, logits = self._candidates((logits - largest) / self.temperature)
         # MPS has no float64; elsewhere it keeps the tail of a large vocabulary exact.
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64
         uniform = _uniform(logits.shape[0], generator, dtype).to(logits.device)
-        cumulative = log_probabilities.to(dtype).exp().cumsum(dim=-1)
+        cumulative = logits.exp().cumsum(dim=-1, dtype=dtype)
         target = uniform[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, target, right=True)[:, 0]
+        drawn = torch.searchsorted(cumulative, target, right=True)
+        return (drawn if ids is None else ids.gather(1, drawn))[:, 0]
 
     def log_probabilities(self, logits: Tensor, previous: Tensor | None = None) -> Tensor:
         """The logarithm of the distribution that `sample` draws from.
@@ -113,24 +115,33 @@ class Sampler:
         Raises:
             UsageError, AdderError: as in `sample`.
         """
+        logits, largest = self._finite(logits, previous)
+        everywhere = torch.full_like(logits, -math.inf)
+        if self.temperature == 0:
+            return everywhere.scatter(1, logits.argmax(dim=-1, keepdim=True), 0.0)
+        ids, logits = self._candidates((logits - largest) / self.temperature)
+        logits = torch.log_softmax(logits, dim=-1)
+        return logits if ids is None else everywhere.scatter(1, ids, logits)
+
+    def _finite(self, logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Check and penalise (b, v) logits; return them in float32, and the largest of each row (b, 1).
+
+        Subtracting the largest first keeps a small temperature from overflowing.
+        """
         if logits.ndim != 2 or logits.shape[1] == 0:
             raise UsageError(f"logits must have the shape (b, v); theirs is {tuple(logits.shape)}")
         logits = logits.float()
         if previous is not None and self.repetition_penalty != 1:
             logits = self._penalise(logits, previous)
-        largest = logits.max(dim=-1, keepdim=True).values
-        if not torch.isfinite(largest).all():
-            row = int((~torch.isfinite(largest[:, 0])).nonzero()[0, 0])
+        largest = logits.amax(dim=-1, keepdim=True)
+        finite = torch.isfinite(largest[:, 0])
+        if not finite.all():
+            row = int((~finite).nonzero()[0, 0])
             raise AdderError(
                 f"no token can be drawn: the logits of row {row} hold NaN or infinity, "
                 f"or forbid every token"
             )
-        if self.temperature == 0:
-            chosen = torch.full_like(logits, -math.inf)
-            return chosen.scatter(1, logits.argmax(dim=-1, keepdim=True), 0.0)
-        # Subtracting first keeps a small temperature from overflowing.
-        logits = (logits - largest) / self.temperature
-        return torch.log_softmax(self._filter(logits), dim=-1)
+        return logits, largest
 
     def _penalise(self, logits: Tensor, previous: Tensor) -> Tensor:
         seen = previous if previous.dtype == torch.bool else _seen(previous, logits.shape[1])
@@ -139,26 +150,78 @@ class Sampler:
                 f"previous has {tuple(previous.shape)} beside logits {tuple(logits.shape)}: give "
                 f"ids (b, m) or a mask (b, v) with the same b and v"
             )
-        penalty = self.repetition_penalty
-        penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
-        return torch.where(seen, penalised, logits)
+        penalty, (rows, ids) = self.repetition_penalty, seen.nonzero(as_tuple=True)
+        chosen = logits[rows, ids]
+        penalised = torch.where(chosen > 0, chosen / penalty, chosen * penalty)
+        return logits.index_put((rows, ids), penalised)
 
-    def _filter(self, logits: Tensor) -> Tensor:
-        """Put -inf where top-k, top-p or min-p forbids. `logits` have their largest at 0."""
+    def _candidates(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Apply top-k, top-p and min-p to logits (b, v) whose largest is 0.
+
+        Returns:
+            ids in rising order, and their logits, -inf where one is forbidden: (b, m). The ids are None where m = v.
+        """
         vocab_size = logits.shape[1]
-        top_k = self.top_k if self.top_k is not None and self.top_k < vocab_size else None
-        top_p = self.top_p if self.top_p != 1 else None
-        if top_k is not None or top_p is not None:
-            descending, ids = logits.sort(dim=-1, descending=True, stable=True)
-            if top_k is not None:
-                descending[:, top_k:] = -math.inf
-            if top_p is not None:
-                cumulative = descending.softmax(dim=-1).cumsum(dim=-1)
-                descending[:, 1:].masked_fill_(cumulative[:, :-1] >= top_p, -math.inf)
-            logits = torch.empty_like(logits).scatter(1, ids, descending)
+        ids = None
+        if self.top_k is not None and self.top_k < vocab_size:
+            ids = _largest(logits, self.top_k)
+            logits = logits.gather(1, ids)
+        if self.top_p is not None and self.top_p != 1:
+            inside, logits = _nucleus(logits, self.top_p)
+            ids = inside if ids is None else ids.gather(1, inside)
         if self.min_p:
-            logits = logits.masked_fill(logits < math.log(self.min_p), -math.inf)
-        return logits
+            logits = torch.where(logits < math.log(self.min_p), -math.inf, logits)
+        return ids, logits
+
+
+def _largest(logits: Tensor, k: int) -> Tensor:
+    """Ids (b, k), rising, of the k largest of (b, v), k < v; of equal ones those of lower ids.
+
+    topk takes any of equal ones, and bfloat16 logits are often equal, so more than k are looked at.
+    """
+    m = k + 64
+    while m < logits.shape[1]:
+        values, ids = logits.topk(m, dim=-1)
+        if bool((values[:, k - 1] > values[:, -1]).all()):  # all equals of the last are among them
+            ids = ids.sort(dim=-1).values
+            order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True).indices
+            return ids.gather(1, order[:, :k].sort(dim=-1).values)
+        m *= 4
+    order = logits.sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :k].sort(dim=-1).values
+
+
+def _nucleus(logits: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Ids (b, m), rising, among which are the fewest most probable whose probabilities add up to p; their logits.
+
+    The others are -inf. The m largest are sorted, and more of them where those do not suffice: a model that knows
+    what it says needs few.
+    """
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    total = logits.exp().sum(dim=-1, keepdim=True, dtype=dtype)
+    vocab_size = logits.shape[1]
+    m = 256
+    while m < vocab_size:
+        ids = logits.topk(m, dim=-1).indices.sort(dim=-1).values
+        values = logits.gather(1, ids)
+        kept = _kept(values, total, p)
+        # One as small as the smallest of the m may have equals outside, of lower ids.
+        smallest = values.amin(dim=-1, keepdim=True)
+        if not bool((kept & (values == smallest)).any()):
+            return ids, values.masked_fill(~kept, -math.inf)
+        m *= 16
+    kept = _kept(logits, total, p)
+    ids = torch.arange(vocab_size, device=logits.device).expand_as(logits)
+    return ids, logits.masked_fill(~kept, -math.inf)
+
+
+def _kept(logits: Tensor, total: Tensor, p: float) -> Tensor:
+    """Which of (b, m) belong to the fewest that reach p, the lower ids first among equals."""
+    descending, order = logits.sort(dim=-1, descending=True, stable=True)
+    cumulative = descending.exp().cumsum(dim=-1, dtype=total.dtype) / total
+    kept = torch.ones_like(order, dtype=torch.bool)
+    kept[:, 1:] = cumulative[:, :-1] < p
+    return torch.zeros_like(kept).scatter(1, order, kept)
 
 
 def _seen(ids: Tensor, vocab_size: int) -> Tensor:

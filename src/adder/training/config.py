@@ -44,6 +44,8 @@ class Settings:
         *("steps", "batch_size", "accumulation", "evaluate_every", "save_every", "keep"),
     )
 
+    _later: ClassVar[frozenset[str]] = frozenset()  # came after the first runs, which lack them
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), type(field.default))
@@ -80,7 +82,7 @@ class Settings:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise UsageError(f"unknown training setting {unknown[0]}")
-        if missing := sorted(known - values.keys()):
+        if missing := sorted(known - values.keys() - cls._later):
             raise UsageError(f"the training setting {missing[0]} is missing")
         return cls(**values)
 
@@ -99,13 +101,17 @@ class TrainingConfig(Settings):
             time) instead of starting anew at random places.
         validation: the fraction of the text, at its end, that is never trained on.
         evaluation_tokens: how many tokens of the validation part an evaluation reads.
+        checkpoint_layers: keep only what enters each block for the backward pass and run the block again: less memory,
+            a forward pass more, the same numbers.
     """
 
     length: int = 64
     carry_state: bool = True
     evaluation_tokens: int = 20_000
+    checkpoint_layers: bool = False
 
     _at_least_1: ClassVar[tuple[str, ...]] = (*Settings._at_least_1, "length", "evaluation_tokens")
+    _later: ClassVar[frozenset[str]] = frozenset({"checkpoint_layers"})
 
     @property
     def carries(self) -> bool:

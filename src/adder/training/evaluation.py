@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from adder.data.vocabulary import Ids
+from adder.data.vocabulary import Ids, Vocabulary
 from adder.errors import UsageError
 from adder.models.language_model import LanguageModel
 
@@ -31,6 +31,25 @@ class Evaluation:
     def bits_per(self, units: float) -> float:
         """Bits for each of `units` bytes or characters that the predicted tokens stand for."""
         return self.nats / math.log(2) / units
+
+
+def encode_for_evaluation(
+    vocabulary: Vocabulary, text: str, name: str, most: int | None = None
+) -> tuple[Ids, int]:
+    """Return the ids of a text, `most` + 1 at most, and how many bytes all but the first stand for.
+
+    Raises:
+        UsageError: there is nothing to predict, or the vocabulary lacks a character.
+    """
+    ids = vocabulary.encode(text)
+    if ids.size < 2:
+        raise UsageError(f"{name} is a single token: there is nothing to predict")
+    if most is not None and ids.size > most + 1:
+        ids = ids[: most + 1]
+        text = vocabulary.decode(ids)
+    # The first token is read, not predicted.
+    size = len(text.encode("utf-8")) - len(vocabulary.decode(ids[:1]).encode("utf-8"))
+    return ids, max(1, size)
 
 
 @torch.no_grad()

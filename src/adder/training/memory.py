@@ -58,7 +58,7 @@ def memory_errors() -> Iterator[None]:
             raise
         raise AdderError(
             "out of memory: make --batch-size or --length smaller (--accumulation keeps the "
-            "tokens of a step), or the model"
+            "tokens of a step), or the model; for a text, --checkpoint-layers needs less"
         ) from error
 
 
@@ -66,7 +66,8 @@ def required_bytes(model: AnyConfig, training: Settings, length: int | None = No
     """A lower bound of the bytes that a training holds at once; `length` as in `check_memory`."""
     size = 2 if training.precision == "bfloat16" else 4
     steps = _length(training) if length is None else length
-    activations = training.batch_size * steps * _bytes_per_step(model, size)
+    again = isinstance(training, TrainingConfig) and training.checkpoint_layers
+    activations = training.batch_size * steps * _bytes_per_step(model, size, again)
     state = training.rows * _state_numbers(model) * 4 if training.carries else 0
     return model.parameter_count() * _BYTES_PER_PARAMETER + activations + state
 
@@ -75,10 +76,13 @@ def _length(training: Settings) -> int:
     return training.length if isinstance(training, TrainingConfig) else 1
 
 
-def _bytes_per_step(model: AnyConfig, size: int) -> int:
+def _bytes_per_step(model: AnyConfig, size: int, checkpoint_layers: bool) -> int:
     d = model.d_model
     if isinstance(model, LanguageModelConfig):
-        return model.n_layer * (2 * d + 5 * model.d_inner) * size + model.vocab_size * 4
+        of_layer = (2 * d + 5 * model.d_inner) * size
+        if checkpoint_layers:  # of one layer at a time, and what entered the others
+            return of_layer + (model.n_layer - 1) * d * 4 + model.vocab_size * 4
+        return model.n_layer * of_layer + model.vocab_size * 4
     if model.layer == "mamba":
         return model.n_layer * (2 * d + 5 * d * (model.expand or 1)) * size
     # The input, its norm, what the convolution reads and writes, the activation, and GLU's two halves.

@@ -1,4 +1,4 @@
-"""A classifier that is there, and the data it is evaluated on."""
+"""A model that is there, in a run or in a folder of its own, and the data it is evaluated on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,12 @@ import numpy as np
 
 from adder.data.labelled import Labelled, LabelledOptions, read_labelled
 from adder.data.sequences import Indices, Sequences, held_out
-from adder.errors import UsageError
-from adder.models.checkpoint import CONFIG, WEIGHTS
+from adder.data.vocabulary import Vocabulary
+from adder.errors import DamagedFile, UsageError
+from adder.models.checkpoint import VOCABULARY, kind_of
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
+from adder.models.language_model import LanguageModel
 from adder.training.classification import read_run_labelled
 from adder.training.memory import free_memory
 from adder.training.run_folder import Run, open_run
@@ -19,14 +21,15 @@ from adder.training.run_folder import Run, open_run
 
 @dataclass(frozen=True)
 class Opened:
-    """A run, or a classifier's folder of no run."""
+    """A run, or the folder of a model of no run: "language_model" or "classifier"."""
 
     path: Path
     run: Run | None
+    kind: str
 
     @property
     def is_classifier(self) -> bool:
-        return self.run is None or self.run.config.task == "classification"
+        return self.kind == "classifier"
 
     @property
     def step(self) -> int | None:
@@ -38,6 +41,36 @@ class Opened:
             return self.run.classifier()
         return SequenceClassifier.from_pretrained(self.path)
 
+    def language_model(self) -> tuple[LanguageModel, Vocabulary | None]:
+        """The model on the CPU, in evaluation mode, and its vocabulary: None for a folder that has none.
+
+        Raises:
+            UsageError: it is a classifier.
+            DamagedFile: the vocabulary beside it is another's.
+        """
+        if self.run is not None:
+            return self.run.model(), self.run.vocabulary
+        if self.is_classifier:
+            raise UsageError(
+                f"{self.path} is a classifier, not a language model: "
+                "adder evaluate and adder classify read it"
+            )
+        beside = self.path / VOCABULARY
+        vocabulary = Vocabulary.load(beside) if beside.exists() else None
+        model = LanguageModel.from_pretrained(self.path)
+        if vocabulary is not None and vocabulary.size != model.config.vocab_size:
+            raise DamagedFile(f"{beside} does not belong to the model in {self.path}")
+        return model, vocabulary
+
+    def reader(self) -> tuple[LanguageModel, Vocabulary]:
+        """A language model that reads text; UsageError where it has no vocabulary."""
+        model, vocabulary = self.language_model()
+        if vocabulary is None:
+            raise UsageError(
+                f"{self.path} holds a model without a vocabulary: put the {VOCABULARY} of its run beside it"
+            )
+        return model, vocabulary
+
 
 def open_model(path: Path, checkpoint: str | None = None) -> Opened:
     """What a folder holds: a run, or a model as `save_pretrained` and `adder convert` write it.
@@ -46,11 +79,12 @@ def open_model(path: Path, checkpoint: str | None = None) -> Opened:
         UsageError: it is neither.
         DamagedFile: a file of a run is not what adder wrote.
     """
-    if (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
+    if (kind := kind_of(path)) is not None:
         if checkpoint is not None:
             raise UsageError(f"{path} is a model of no run: it has no checkpoint {checkpoint}")
-        return Opened(path, None)
-    return Opened(path, open_run(path, checkpoint))
+        return Opened(path, None, kind)
+    run = open_run(path, checkpoint)
+    return Opened(path, run, run.config.model.kind)
 
 
 @dataclass(frozen=True)

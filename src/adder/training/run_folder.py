@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adder.data.vocabulary import Vocabulary
 from adder.errors import AdderError, DamagedFile, UsageError
-from adder.models.checkpoint import fill
+from adder.models.checkpoint import VOCABULARY, fill
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
@@ -34,7 +34,6 @@ from adder.training.files import flush_folder, json_bytes, parse_json, shell_wor
 # Of a run's config.json: 1 is a language model's, 2 names its task.
 FORMATS = {"text": 1, "classification": 2}
 CONFIG = "config.json"
-VOCABULARY = "vocabulary.json"
 LOCK = "lock"
 SOURCE_COPY = "source.txt"
 

@@ -13,7 +13,7 @@ from adder.data.labelled import LabelledOptions, read_labelled
 from adder.data.text import STANDARD_INPUT, read_source
 from adder.data.vocabulary import make_vocabulary
 from adder.errors import UsageError
-from adder.models.checkpoint import fill, model_tensors
+from adder.models.checkpoint import VOCABULARY, fill, model_tensors
 from adder.models.classifier import SequenceClassifier
 from adder.models.config import LanguageModelConfig
 from adder.models.language_model import LanguageModel
@@ -29,7 +29,6 @@ from adder.training.learner import Learner
 from adder.training.memory import check_memory, free_memory, memory_errors
 from adder.training.run_folder import (
     SOURCE_COPY,
-    VOCABULARY,
     Run,
     RunConfig,
     create_run,
@@ -43,7 +42,7 @@ from adder.training.text import TextTask, read_run_source, source_record
 
 CHANGEABLE = frozenset(
     {"steps", "learning_rate", "minimum_learning_rate", "warmup", "clip", "evaluate_every"}
-    | {"evaluation_tokens", "evaluation_sequences", "save_every", "keep"}
+    | {"evaluation_tokens", "evaluation_sequences", "save_every", "keep", "checkpoint_layers"}
 )
 
 
@@ -191,5 +190,7 @@ def _prepare(
             if isinstance(config.model, LanguageModelConfig)
             else SequenceClassifier(config.model)
         )
+        if getattr(training, "checkpoint_layers", False) and isinstance(model, LanguageModel):
+            model.gradient_checkpointing_enable()
         learner = Learner(model, training, device, task.loss)
     return Session(path, config, training, task, learner)

@@ -80,6 +80,19 @@ class TextTask(Task):
         return f"{self.training.rows} x {self.training.length} tokens"
 
 
+def held_out_text(run: Run) -> tuple[str, str]:
+    """The part of a run's own text that it was not trained on, and what to call it.
+
+    Raises:
+        UsageError: the text is gone or has changed, or the run was trained on all of it.
+    """
+    own = read_run_source(run)
+    text = split_by_position(own.text, run.training.validation)[1]
+    if not text:
+        raise UsageError(f"{run.path} was trained on its whole text: give a SOURCE to evaluate on")
+    return f"the validation part of {own.name}", text
+
+
 def source_record(text: Text) -> dict[str, Any]:
     """What config.json says of a text."""
     return {

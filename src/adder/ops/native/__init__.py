@@ -12,6 +12,10 @@ from torch import Tensor
 
 Strided = tuple[int, int, int]
 
+Matrix = tuple[int, int, int, int, int]
+
+# The kinds of weights.hpp.
+WEIGHTS = {torch.float32: 0, torch.bfloat16: 1, "int8": 2, "int4": 3}
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
@@ -68,6 +72,13 @@ def address(x: Tensor | None) -> int:
     if not x.is_contiguous():
         raise ValueError(f"a kernel needs a contiguous tensor here, and got strides {x.stride()}")
     return x.data_ptr()
+
+
+def matrix(
+    data: Tensor, scales: Tensor | None, rows: int, columns: int, kind: torch.dtype | str
+) -> Matrix:
+    """A contiguous weight matrix as the kernels know it: kind, sizes, addresses. The caller keeps it alive."""
+    return WEIGHTS[kind], rows, columns, address(data), address(scales)
 
 
 def threads() -> int:

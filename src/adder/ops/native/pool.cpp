@@ -120,6 +120,48 @@ void parallel(int64_t tasks, int threads, void (*run)(void*, int64_t), void* con
   if (job.failed) throw std::bad_alloc();
 }
 
+namespace {
+
+struct alignas(64) Phase {
+  std::atomic<int64_t> claimed{0}, done{0};
+};
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void parallel_phases(const int64_t* tasks, int64_t phases, int threads, void (*run)(void*, int64_t, int64_t), void* context) {
+  std::unique_ptr<Phase[]> states(new Phase[phases]);
+  std::atomic<bool> failed{false};
+  auto participant = [&](int64_t) {
+    for (int64_t p = 0; p < phases; ++p) {
+      Phase& state = states[p];
+      for (int64_t task; (task = state.claimed.fetch_add(1, std::memory_order_relaxed)) < tasks[p];) {
+        try {
+          run(context, p, task);
+        } catch (...) {
+          failed = true;
+        }
+        state.done.fetch_add(1, std::memory_order_acq_rel);
+      }
+      for (int spins = 0; state.done.load(std::memory_order_acquire) < tasks[p]; ++spins) {
+        if (spins < 4096)
+          pause();
+        else
+          std::this_thread::yield();  // whoever holds the last task may be waiting for this core
+      }
+    }
+  };
+  parallel_for(threads, threads, participant);
+  if (failed) throw std::bad_alloc();
+}
+
 void* scratch(int64_t bytes) {
   thread_local Memory memory;
   if (memory.size < bytes) {

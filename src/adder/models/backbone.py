@@ -1,0 +1,108 @@
+"""What lies between the tokens and the head of a language model: an embedding, blocks, a norm."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from adder.errors import UsageError
+from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
+from adder.models.config import LanguageModelConfig
+
+PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
+
+
+class Block(nn.Module):
+    """residual + mixer(norm(residual))"""
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.mixer = Mamba(
+            config.d_model,
+            config.d_state,
+            config.d_conv,
+            config.expand,
+            config.dt_rank,
+            bias=config.bias,
+            conv_bias=config.conv_bias,
+            dt_min=config.dt_min,
+            dt_max=config.dt_max,
+            dt_init_floor=config.dt_init_floor,
+        )
+        if config.weights != "float":
+            _make_room(self.mixer, config)
+        self.norm = RMSNorm(config.d_model, config.norm_epsilon)
+
+    def forward(
+        self, residual: Tensor, state: State | None, seq_idx: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        normed = self.norm(residual).to(self.mixer.conv1d.weight.dtype)  # never rounded to integers
+        y, state = self.mixer(normed, state, seq_idx=seq_idx)
+        return residual + y, state
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks, and the last norm."""
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.residual_in_fp32 = config.residual_in_fp32
+        self.checkpoint_layers = False
+        kind = nn.Embedding if config.weights == "float" else QuantizedEmbedding
+        self.embedding = kind(config.padded_vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks; an nn.ModuleList only knows them as modules."""
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            yield layer
+
+    def forward(
+        self, input_ids: Tensor, state: State | None, seq_idx: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        residual = self.embedding(input_ids)
+        if self.residual_in_fp32 and residual.dtype != torch.float64:
+            residual = residual.float()
+        if state is None:
+            for layer in self.layers:
+                residual, _ = self._run(layer, residual, None, seq_idx)
+            return self.norm_f(residual), None
+        if not isinstance(state, tuple) or len(state) != len(self.layers):
+            raise UsageError(
+                f"LanguageModel: state is not one of this model, which has {len(self.layers)} layers; "
+                "see initial_state"
+            )
+        last: list[State] = []
+        for layer, before in zip(self.layers, state, strict=True):
+            residual, after = self._run(layer, residual, before, seq_idx)
+            assert after is not None
+            last.append(after)
+        return self.norm_f(residual), tuple(last)
+
+    def _run(
+        self, layer: nn.Module, residual: Tensor, state: State | None, seq_idx: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        if not (self.checkpoint_layers and torch.is_grad_enabled()):
+            return layer(residual, state, seq_idx)  # type: ignore[no-any-return]
+        # Nothing in a block is random, so no random state is kept to run it again.
+        return checkpoint(  # type: ignore[no-any-return]
+            layer, residual, state, seq_idx, use_reentrant=False, preserve_rng_state=False
+        )
+
+
+def _make_room(mixer: Mamba, config: LanguageModelConfig) -> None:
+    """Put a QuantizedLinear of zeros in the place of each projection."""
+    for name in PROJECTIONS:
+        linear = getattr(mixer, name)
+        room = QuantizedLinear(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            scheme=config.scheme_of(name),
+        )
+        if linear.bias is not None:
+            room.bias = linear.bias
+        setattr(mixer, name, room)

@@ -1,0 +1,146 @@
+"""A language model one token at a time: in one native call where its modules are what the kernel knows."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
+from adder.layers.linear import Linear
+from adder.models.backbone import PROJECTIONS, Block
+from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
+from adder.ops.mamba_step.weights import Weight
+
+if TYPE_CHECKING:
+    from adder.models.language_model import LanguageModel
+
+_LINEAR = (Linear, QuantizedLinear)
+_EMBEDDING = (nn.Embedding, QuantizedEmbedding)
+
+
+class Decoder:
+    """Steps a language model, without gradients.
+
+    Where `refusal` is None a token is one native call (`adder.ops.mamba_step`); otherwise the model's own layers run.
+    A decoder belongs to the weights as they lie: make a new one after `model.to(...)` or the like.
+    """
+
+    def __init__(self, model: "LanguageModel"):
+        self.model = model
+        self.refusal = _changed(model)
+        self._stack: MambaStack | None = None
+        if self.refusal is None:
+            weights = stack_weights(model)
+            self.refusal = MambaStack.refusal(weights)
+            if self.refusal is None:
+                self._stack = MambaStack(weights)
+
+    @staticmethod
+    def wanted(input_ids: Tensor) -> bool:
+        """Whether a call reads one token without gradients, on a CPU."""
+        return (
+            input_ids.shape[1] == 1
+            and input_ids.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
+
+    def serves(self, state: State) -> bool:
+        """Whether a token after this state is a native call: the state is one of Mamba blocks, and nothing is cast."""
+        return (
+            self._stack is not None
+            and not torch.is_autocast_enabled("cpu")
+            and isinstance(state, tuple)
+            and len(state) == len(self.model.backbone.layers)
+            and all(isinstance(each, dict) and each.keys() == {"conv", "ssm"} for each in state)
+        )
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, state: State, spare: State | None = None) -> tuple[Tensor, State]:
+        """Read one token of each stream, ids (b,), and return the logits (b, v) and the state after it.
+
+        `spare` is a state that nobody needs any more: its memory may be used for the one that is returned.
+        """
+        if self._stack is None or not self.serves(state):
+            logits, _, after = self.model(ids.unsqueeze(1), state=state, logits_to_keep=1)
+            return logits[:, 0], after
+        into = _pairs(spare) if spare is not None and self.serves(spare) else None
+        logits, pairs = self._stack.step(ids, _pairs(state), into)
+        return logits, tuple({"conv": conv, "ssm": ssm} for conv, ssm in pairs)
+
+
+def _pairs(state: State) -> list[tuple[Tensor, Tensor]]:
+    return [(each["conv"], each["ssm"]) for each in state]  # type: ignore[index, call-overload, misc]
+
+
+def stack_weights(model: "LanguageModel") -> StackWeights:
+    """Return the parameters of a model where they lie."""
+    backbone = model.backbone
+    blocks = []
+    for block in backbone.blocks():
+        mixer = block.mixer
+        blocks.append(
+            BlockWeights(
+                norm=block.norm.weight,
+                in_proj=_weight(mixer.in_proj),
+                in_bias=mixer.in_proj.bias,
+                conv_weight=mixer.conv1d.weight.squeeze(1),
+                conv_bias=mixer.conv1d.bias,
+                x_proj=_weight(mixer.x_proj),
+                dt_proj=_weight(mixer.dt_proj),
+                dt_bias=mixer.dt_proj.bias,
+                A_log=mixer.A_log,
+                D=mixer.D,
+                out_proj=_weight(mixer.out_proj),
+                out_bias=mixer.out_proj.bias,
+            )
+        )
+    return StackWeights(
+        blocks,
+        _weight(backbone.embedding),
+        backbone.norm_f.weight,
+        _weight(model.lm_head),
+        model.config.vocab_size,
+        model.config.norm_epsilon,
+    )
+
+
+def _weight(module: nn.Module) -> Weight:
+    if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+        return module.quantized
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _changed(model: "LanguageModel") -> str | None:
+    """Say what in a model is not as the kernel takes it: a module of another class, or one with a hook."""
+    from adder.models.language_model import LanguageModel  # which imports this file
+
+    dtype = model.backbone.norm_f.weight.dtype
+    if dtype != torch.float32 and not model.config.residual_in_fp32:
+        return f"residual_in_fp32 is off, and the parameters are {dtype}"
+    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "there are hooks on all modules"
+    for name, module, classes in [("the model", model, (LanguageModel,)), *_modules(model)]:
+        if type(module) not in classes:
+            return f"{name} is a {type(module).__name__}"
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            return f"{name} has a hook"
+    return None
+
+
+def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[type, ...]]]:
+    backbone = model.backbone
+    yield "backbone.embedding", backbone.embedding, _EMBEDDING
+    yield "backbone.norm_f", backbone.norm_f, (RMSNorm,)
+    yield "lm_head", model.lm_head, _LINEAR
+    for i, block in enumerate(backbone.blocks()):
+        mixer, at = block.mixer, f"backbone.layers.{i}"
+        yield at, block, (Block,)
+        yield f"{at}.norm", block.norm, (RMSNorm,)
+        yield f"{at}.mixer", mixer, (Mamba,)
+        yield f"{at}.mixer.conv1d", mixer.conv1d, (nn.Conv1d,)
+        for name in PROJECTIONS:
+            yield f"{at}.mixer.{name}", getattr(mixer, name), _LINEAR

@@ -1,0 +1,3 @@
+"""The dense layer's product."""
+
+from adder.ops.linear.interface import linear as linear

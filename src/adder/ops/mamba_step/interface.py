@@ -1,0 +1,184 @@
+"""One token of each stream through a whole stack of Mamba blocks, in one native call."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from adder.ops import native
+from adder.ops.mamba_step.weights import BlockWeights, StackWeights, Weight
+from adder.ops.quantized_linear.weight import QuantizedWeight
+
+__all__ = ["BlockWeights", "MambaStack", "StackWeights", "Weight"]
+
+NAME = "mamba_step"
+States = Sequence[tuple[Tensor, Tensor]]
+
+
+class MambaStack:
+    r"""The weights of a stack of Mamba blocks, its embedding and its head, ready to take one token at a time.
+
+        for each block:   x, z = in_proj(rms_norm(residual));  x = silu(short_convolution(x))
+                          dt, B, C = x_proj(x);  y = selective_scan(x, dt_proj(dt), A, B, C, D) * silu(z)
+                          residual = residual + out_proj(y)
+        logits = head(rms_norm(residual))
+
+    Mamba (Gu & Dao 2023, arXiv:2312.00752), section 3.4 and figure 3, for a length of one. The whole token is one
+    call: its cost is one pass over the weights. It has no gradients.
+
+    Axes: b streams, v vocabulary, d inner channels, k taps, n state size.
+
+    Args:
+        weights: the parameters. They are used where they lie: a change in place is seen, a tensor that is replaced is
+            not. Matrices are float32, bfloat16, int8 or int4; all other parameters float32, or all bfloat16.
+
+    Raises:
+        TypeError, ValueError: `MambaStack.refusal` says which weights there is no kernel for, and why.
+
+    Numbers: activations, states of the scan and sums are float32. Beside a bfloat16 or quantised matrix the vector it
+    multiplies is rounded, as PyTorch and `quantized_linear` do. The result of a stream does not depend on the
+    streams beside it, nor on the number of threads. A stack may be stepped by several Python threads at once.
+    """
+
+    def __init__(self, weights: StackWeights):
+        reason = self.refusal(weights)
+        if reason is not None:
+            raise TypeError(f"{NAME}: {reason}")
+        _check_shapes(weights)
+        self.weights = weights  # keeps what the kernel reads alive
+        self._sizes = weights.blocks[0].sizes
+        self._dtype = weights.norm.dtype
+        width, *inner = self._sizes
+        module = native.module()
+        assert module is not None
+        self._native = module.MambaStack(
+            native.STORAGE[self._dtype],
+            [width, *inner, weights.vocab_size],
+            weights.eps,
+            [
+                (
+                    *map(_matrix, block.matrices()),
+                    [native.address(each) for each in block.small()],
+                )
+                for block in weights.blocks
+            ],
+            _matrix(weights.embedding),
+            _matrix(weights.head),
+            native.address(weights.norm),
+        )
+
+    @staticmethod
+    def refusal(weights: StackWeights) -> str | None:
+        """Say why the kernel does not serve these weights; None where it does."""
+        if native.module() is None:
+            return f"there are no C++ kernels here: {native.status().reason}"
+        if not weights.blocks:
+            return "there are no blocks"
+        dense = [each for each in weights.matrices() if isinstance(each, Tensor)]
+        held = [each.codes for each in weights.matrices() if isinstance(each, QuantizedWeight)]
+        small = list(weights.small())
+        for each in (*dense, *held, *small):
+            if each.device.type != "cpu":
+                return f"a parameter is on {each.device}, and the kernel serves the CPU"
+        for each in dense:
+            if each.dtype not in (torch.float32, torch.bfloat16) or not each.is_contiguous():
+                return f"a matrix is {each.dtype} with strides {each.stride()}"
+        for each in small:
+            if each.dtype != weights.norm.dtype or not each.is_contiguous():
+                return f"a parameter is {each.dtype} with strides {each.stride()}, and another {weights.norm.dtype}"
+        if weights.norm.dtype not in (torch.float32, torch.bfloat16):
+            return f"the parameters are {weights.norm.dtype}"
+        return None
+
+    def step(
+        self, ids: Int[Tensor, " b"], states: States, into: States | None = None
+    ) -> tuple[Float[Tensor, "b v"], list[tuple[Tensor, Tensor]]]:
+        """Read one token of each stream.
+
+        Args:
+            ids: int64, each below the rows of the embedding: the kernel trusts them.
+            states: for each block conv (b k-1 d), in the type of the parameters, and ssm (b d n), float32.
+            into: states that nobody needs any more, to be overwritten and returned; None makes new ones. Fresh memory
+                costs a large batch more than the arithmetic does.
+
+        Returns:
+            The logits (b v) in the type of the parameters, and the states after the token.
+
+        Raises:
+            ValueError: ids or a state of another shape, type or device; the message names it.
+        """
+        if ids.ndim != 1 or ids.shape[0] == 0 or ids.dtype != torch.int64:
+            raise ValueError(f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)}, expected int64 (b,)")
+        b = ids.shape[0]
+        held = [each.contiguous() for each in self._checked("states", states, b)]
+        if into is None:
+            conv_size, ssm_size = self._state_sizes(b)
+            into = [
+                (torch.empty(conv_size, dtype=self._dtype), torch.empty(ssm_size)) for _ in states
+            ]
+        after = self._checked("into", into, b)
+        before = {each.data_ptr() for each in held if each.numel()}
+        if any(each.data_ptr() in before or not each.is_contiguous() for each in after):
+            raise ValueError(f"{NAME}: into must be contiguous, and other tensors than states")
+        ids = ids.contiguous()
+        logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
+        self._native.run(
+            native.threads(),
+            b,
+            ids.data_ptr(),
+            [each.data_ptr() for each in held],
+            [each.data_ptr() for each in after],
+            logits.data_ptr(),
+        )
+        return logits, list(into)
+
+    def _state_sizes(self, b: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        _, d, n, k, _ = self._sizes
+        return (b, k - 1, d), (b, d, n)
+
+    def _checked(self, name: str, states: States, b: int) -> list[Tensor]:
+        if len(states) != len(self.weights.blocks):
+            raise ValueError(
+                f"{NAME}: {name} of {len(states)} blocks, expected {len(self.weights.blocks)}"
+            )
+        conv_size, ssm_size = self._state_sizes(b)
+        expected = (("conv", conv_size, self._dtype), ("ssm", ssm_size, torch.float32))
+        for i, pair in enumerate(states):
+            for (part, size, dtype), each in zip(expected, pair, strict=True):
+                if each.shape != size or each.dtype != dtype or each.device.type != "cpu":
+                    raise ValueError(
+                        f"{NAME}: {part} of block {i} in {name} is {each.dtype} {tuple(each.shape)} on "
+                        f"{each.device}, expected {dtype} {size} on cpu"
+                    )
+        return [each for pair in states for each in pair]
+
+
+def _matrix(weight: Weight) -> native.Matrix:
+    if isinstance(weight, QuantizedWeight):
+        return native.matrix(
+            weight.codes, weight.scales, weight.rows, weight.columns, weight.scheme
+        )
+    rows, columns = weight.shape
+    return native.matrix(weight, None, rows, columns, weight.dtype)
+
+
+def _check_shapes(weights: StackWeights) -> None:
+    m, d, n, k, r = weights.blocks[0].sizes
+    expected = BlockWeights(
+        *((m,), (2 * d, m), (2 * d,), (d, k), (d,), (r + 2 * n, d)),  # type: ignore[arg-type]
+        *((d, r), (d,), (d, n), (d,), (m, d), (m,)),  # type: ignore[arg-type]
+    )
+    for i, block in enumerate(weights.blocks):
+        for name, shape, each in zip(BlockWeights._fields, expected, block, strict=True):
+            if each is not None and tuple(each.shape) != shape:
+                raise ValueError(
+                    f"{NAME}: {name} of block {i} has shape {tuple(each.shape)}, expected {shape}"
+                )
+    for name, matrix in (("embedding", weights.embedding), ("head", weights.head)):
+        if matrix.shape[0] < weights.vocab_size or matrix.shape[1] != m:
+            raise ValueError(
+                f"{NAME}: {name} has shape {tuple(matrix.shape)}, expected ({weights.vocab_size} or more, {m})"
+            )
+    if tuple(weights.norm.shape) != (m,):
+        raise ValueError(f"{NAME}: norm has shape {tuple(weights.norm.shape)}, expected ({m},)")
