@@ -35,12 +35,14 @@ def picture(results: Results) -> bytes:
         UsageError: nothing was measured that could be drawn.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     threads = max((row["threads"] for row in results.models), default=0)
     rows = [row for row in results.models if row["batch"] == 1 and row["threads"] == threads]
     rows = [row for row in rows if row["task"] in ("prefill", "decode")]
     if not rows:
         raise UsageError("--figure: neither reading nor writing was measured, nothing can be drawn")
+    contexts = sorted({row["context"] for row in rows})
     figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained")
     for axes, (task, unit, title) in zip(figure.subplots(1, 3), PANELS, strict=True):
         for (subject, precision), points in _lines(rows, task, unit).items():
@@ -56,6 +58,9 @@ def picture(results: Results) -> bytes:
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.set_xticks(contexts, [_short(each) for each in contexts])
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
         axes.set_xlabel("tokens before" if task == "decode" else "tokens read")
         axes.set_title(title)
         axes.grid(alpha=0.3, which="both")
@@ -68,6 +73,11 @@ def picture(results: Results) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def _short(tokens: int) -> str:
+    """As lengths are said: 64, 2K, 64K."""
+    return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
 
 
 def _lines(

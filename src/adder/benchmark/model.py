@@ -8,6 +8,9 @@ from torch import Tensor
 from adder.benchmark.peers.serve import Subject
 from adder.models import LanguageModel, LanguageModelConfig
 from adder.models.quantized import quantize_model
+from adder.ops.quantized_linear.weight import Scheme
+
+ROUNDED: dict[str, Scheme] = {"int8": "int8", "int4": "int4"}
 
 
 class Adder(Subject):
@@ -41,8 +44,8 @@ class Adder(Subject):
 def make_model(config: LanguageModelConfig, precision: str) -> LanguageModel:
     """Return a model of random weights: float32, bfloat16, int8 or int4."""
     model = LanguageModel(config)
-    if precision == "int8" or precision == "int4":
-        return quantize_model(model, precision)
+    if precision in ROUNDED:
+        return quantize_model(model, ROUNDED[precision])
     return model.to(getattr(torch, precision))
 
 
