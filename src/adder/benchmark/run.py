@@ -13,9 +13,11 @@ from adder.benchmark.contestants import (
     Task,
     threads_words,
 )
+from adder.benchmark.machine import last_level_cache
 from adder.benchmark.peers.serve import PIECE
 from adder.benchmark.plan import Plan
 from adder.benchmark.results import Results
+from adder.benchmark.timing import machine as words
 from adder.models import LanguageModelConfig
 from adder.training.memory import free_memory
 
@@ -60,6 +62,7 @@ class Run:
 
     def run(self) -> None:
         """Measure everything that the plan asks for."""
+        self.results.machine = {"machine": words(), "last_level_cache_bytes": last_level_cache()}
         begin = time.monotonic()
         try:
             if self.plan.sections & {"limits", "operators"}:
@@ -81,7 +84,6 @@ class Run:
         with _started([machine]):
             machine.launch()
             machine.start()
-            results.machine = machine.facts
             if "limits" in plan.sections:
                 for kind in LIMITS:
                     for threads in plan.threads:
