@@ -97,6 +97,7 @@ def test_llama_bench_is_read(capfd, tmp_path):
     """As its -o json prints, one object for each test."""
     fake, gguf = tmp_path / "llama-bench", tmp_path / "m.gguf"
     row = {"model_type": "mamba 0.1B Q4_K - Medium", "model_size": 88, "samples_ts": [123.5]}
+    row["model_n_params"] = 129_135_360
     fake.write_text(f"#!/bin/sh\necho '{json.dumps([row])}'\n", encoding="utf-8")
     fake.chmod(0o755)
     gguf.write_bytes(b"GGUF")
@@ -105,8 +106,10 @@ def test_llama_bench_is_read(capfd, tmp_path):
     facts = json.loads(capfd.readouterr().out)
     (found,) = [row for row in facts["models"] if row["subject"] == "llama.cpp"]
     assert found["precision"] == "Q4_K_M"
-    assert found["comparable"] == "int4"
     assert found["tokens_per_second"] == pytest.approx(123.5)
+    assert found["limit_tokens_per_second"] is None
+    (why,) = [row["why"] for row in facts["left_out"] if row["subject"] == "llama.cpp"]
+    assert why == "has 129.1 M parameters and adder's 0.7 M: not compared"
 
 
 def test_an_interrupt_keeps_what_was_measured(tmp_path):

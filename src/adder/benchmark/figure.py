@@ -46,7 +46,7 @@ def picture(results: Results) -> bytes:
     figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained")
     for axes, (task, unit, title) in zip(figure.subplots(1, 3), PANELS, strict=True):
         for (subject, precision), points in _lines(rows, task, unit).items():
-            line, marker = STYLES[points[0][2]]
+            line, marker = STYLES.get(points[0][2], ("-", "x"))
             axes.plot(
                 [x for x, _, _ in points],
                 [y for _, y, _ in points],

@@ -15,7 +15,7 @@ from adder.benchmark.contestants import (
     Sample,
     Task,
 )
-from adder.benchmark.peers.serve import peak_bytes
+from adder.benchmark.peers.serve import memory_of
 
 LOOK_SECONDS = 0.005
 
@@ -48,6 +48,7 @@ class Llama(Contestant):
             "weight_bytes": int(row["model_size"]),
             "version": f"build {row.get('build_commit', 'unknown')}",
             "model": row["model_type"],
+            "parameters": int(row["model_n_params"]),
         }
         kind = row["model_type"].partition(" - ")  # such as "mamba 0.1B Q4_K - Medium"
         self.precision = kind[0].split()[-1] + (f"_{kind[2][0]}" if kind[2] else "")
@@ -120,7 +121,7 @@ def run(command: list[str]) -> _Run:
         peak, code = None, None
         try:
             while code is None:
-                peak = peak_bytes(str(process.pid)) or peak
+                peak = memory_of(str(process.pid)).get("VmHWM", peak)
                 try:
                     code = process.wait(LOOK_SECONDS)
                 except subprocess.TimeoutExpired:

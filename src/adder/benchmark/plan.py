@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 SECTIONS = ("limits", "operators", "prefill", "decode", "train")
-CONTEXTS, QUICK_CONTEXTS = (64, 512, 2048, 8192, 16384, 65536), (64, 512, 4096)
+CONTEXTS, QUICK_CONTEXTS = (64, 512, 2048, 8192, 16384, 65536), (64, 1024)
 TRAINED_PRECISIONS = ("float32", "bfloat16")
 PEER_PRECISIONS = {"transformers": TRAINED_PRECISIONS}  # the others know float32 alone
 STREAMS = 16

@@ -65,14 +65,14 @@ def _operators(results: Results) -> list[str]:
         return []
     threads = rows[0]["threads"]
     title = f"operators, {threads_words(threads)}"
-    lines = [f"{title:<26}{'pass':<18}{'ms':>9}{'reference':>11}{'faster':>9}{'limit':>6}"]
+    lines = [f"{title:<28}{'pass':<18}{'ms':>8}{'reference':>10}{'faster':>9}{'limit':>6}"]
     bandwidth = results.limit("bandwidth", threads)
     peak = results.limit("float32", threads)
     for row in rows:
         share = limit(row, bandwidth, peak) / row["seconds"] if bandwidth else None
         lines.append(
-            f"  {row['operator']:<24}{row['pass']:<18}{1e3 * row['seconds']:>9.2f}"
-            f"{1e3 * row['reference_seconds']:>11.1f}"
+            f"  {row['operator']:<26}{row['pass']:<18}{1e3 * row['seconds']:>8.2f}"
+            f"{1e3 * row['reference_seconds']:>10.1f}"
             f"{row['reference_seconds'] / row['seconds']:>8.1f}x{_percent(share):>6}"
         )
     return lines

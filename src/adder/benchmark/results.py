@@ -76,7 +76,7 @@ class Results:
         kind = "float32" if contestant.comparable == "float32" else "bfloat16"
         peak = self.limit(kind, task.threads)
         bandwidth = self.limit("bandwidth", task.threads)
-        if peak is None or bandwidth is None:
+        if peak is None or bandwidth is None or not contestant.comparable:
             return None
         if task.kind == "prefill":
             return peak / flops_per_token(config, head=False)

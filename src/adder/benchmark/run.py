@@ -21,6 +21,7 @@ from adder.benchmark.timing import machine as words
 from adder.models import LanguageModelConfig
 from adder.training.memory import free_memory
 
+SAME_SIZE = 0.05  # by which parameter counts may differ
 AT_ONCE = 2  # processes that start at the same time
 PROCESS_BYTES = 1 << 29  # Python, PyTorch and some room
 LIMITS = ("bandwidth", "float32", "bfloat16")
@@ -116,6 +117,7 @@ class Run:
                         raise CannotMeasure(why)
                     each.start()
                     alive.append(each)
+                    self._check_size(each)
                 except CannotMeasure as error:
                     self.results.leave_out(None, each, str(error))
                     for _ in tasks:
@@ -137,6 +139,17 @@ class Run:
         except CannotMeasure as error:
             return str(error)
         return ""
+
+    def _check_size(self, each: Contestant) -> None:
+        """A model of another size is measured, but compared with nothing."""
+        ours = LanguageModelConfig(**self.plan.config).parameter_count()
+        theirs = each.facts.get("parameters", ours)
+        if abs(theirs - ours) > SAME_SIZE * ours:
+            each.comparable = ""
+            why = (
+                f"has {theirs / 1e6:.1f} M parameters and adder's {ours / 1e6:.1f} M: not compared"
+            )
+            self.results.leave_out(None, each, why)
 
     def _compete(self, task: Task, contestants: list[Contestant]) -> None:
         """Measure a task in rounds; who is out of one, by an error or its time, is out of the later ones."""

@@ -21,7 +21,7 @@ QUICK_LIMIT = 2.0
 def bench(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="cpu")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="A tiny model and few sizes: under a minute.")
+        bool, typer.Option("--quick", help="A tiny model and few sizes, all threads: a minute.")
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -99,10 +99,8 @@ def bench(
     size = model_size or ("tiny" if quick else "130m")
     _known("--model-size", (size,), tuple(plans.SIZES))
     lengths = context or (plans.QUICK_CONTEXTS if quick else plans.CONTEXTS)
-    counts = threads or (
-        1,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = threads or ((cores or 1,) if quick else (1, cores or 1))
     plan = plans.Plan(
         size=size,
         sections=sections,
