@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adder import S4, S4D, LanguageModel, LanguageModelConfig
+from adder.benchmark.timing import machine
 from adder.ops import (
     diagonal_kernel,
     dplr_kernel,
@@ -33,7 +34,6 @@ from adder.ops.linear_scan.reference import linear_scan_reference
 from adder.ops.long_convolution.reference import long_convolution_reference
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution.reference import short_convolution_reference
-from timing import machine
 
 B, L, D, N = 2, 512, 64, 16
 

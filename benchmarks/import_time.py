@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from timing import machine, median_seconds
+from adder.benchmark.timing import machine, median_seconds
 
 
 def main() -> None:

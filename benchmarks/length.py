@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from adder import S4, S4D
-from timing import machine
+from adder.benchmark.timing import machine
 
 PIECE = 4096
 VIEWS = ("convolution", "recurrence")

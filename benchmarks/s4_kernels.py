@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from adder import S4, S4D
-from timing import machine, median_seconds
+from adder.benchmark.timing import machine, median_seconds
 
 SUBJECTS = ("S4", "S4D", "peer S4", "peer S4D")
 

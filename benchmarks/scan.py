@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adder.benchmark.timing import machine, median_seconds, seconds
 from adder.ops import native, selective_scan
-from timing import machine, median_seconds, seconds
 
 Arguments = dict[str, Tensor | bool]
 

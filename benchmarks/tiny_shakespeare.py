@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adder import LanguageModel, LanguageModelConfig
+from adder.benchmark.timing import machine
 from adder.data.vocabulary import Characters
 from adder.data.windows import CarriedWindows, RandomWindows
 from adder.training import TrainingConfig, evaluate_text
@@ -34,7 +35,6 @@ from adder.training.device import choose_precision
 from adder.training.learner import Learner
 from adder.training.presets import find_preset
 from adder.training.schedule import learning_rate
-from timing import machine
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare" / "input.txt"

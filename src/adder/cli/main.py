@@ -38,6 +38,7 @@ def app() -> "typer.Typer":
     """
     import typer
 
+    from adder.cli.bench import bench
     from adder.cli.classify import classify
     from adder.cli.convert import convert
     from adder.cli.evaluate import evaluate
@@ -79,6 +80,7 @@ def app() -> "typer.Typer":
     commands.command("classify")(classify)
     commands.command("convert")(convert)
     commands.command("info")(info)
+    commands.command("bench")(bench)
     return commands
 
 

@@ -5,11 +5,19 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_EVERY_SECONDS = 5.0
+
+
+class Moment(Protocol):
+    """What a display shows: how many steps are done, and words (`str`)."""
+
+    @property
+    def step(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Display(ABC):
     """Shows reports on standard error."""
 
     @abstractmethod
-    def update(self, report: Report) -> None: ...
+    def update(self, report: Moment) -> None: ...
 
     @abstractmethod
     def say(self, message: str) -> None:
@@ -75,7 +83,7 @@ class Bar(Display):
         self._task = self._progress.add_task("training", total=steps, report="")
         self._progress.start()
 
-    def update(self, report: Report) -> None:
+    def update(self, report: Moment) -> None:
         self._progress.update(self._task, completed=report.step, report=str(report))
 
     def say(self, message: str) -> None:
@@ -92,7 +100,7 @@ class Lines(Display):
         self._steps = steps
         self._next = time.monotonic() + LINE_EVERY_SECONDS
 
-    def update(self, report: Report) -> None:
+    def update(self, report: Moment) -> None:
         if time.monotonic() >= self._next or report.step == self._steps:
             self._next = time.monotonic() + LINE_EVERY_SECONDS
             self.say(f"step {report.step}/{self._steps}: {report}")
@@ -107,7 +115,7 @@ class Lines(Display):
 class Silent(Display):
     """Shows nothing: for scripts and tests."""
 
-    def update(self, report: Report) -> None:
+    def update(self, report: Moment) -> None:
         pass
 
     def say(self, message: str) -> None:

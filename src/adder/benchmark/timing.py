@@ -1,10 +1,11 @@
-"""How the benchmarks here measure: medians of interleaved runs, and the machine they ran on."""
+"""How the benchmarks measure: medians of interleaved runs, and the machine they ran on."""
 
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def seconds(
@@ -33,7 +34,7 @@ def machine() -> str:
     """The machine in words, for beside the figures."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     name = capabilities.get("cpu_name") or platform.machine()
     return (
         f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "

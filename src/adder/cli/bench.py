@@ -1,0 +1,193 @@
+"""`adder bench`: how fast adder is on this machine, beside its limits and beside other libraries."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adder.errors import UsageError
+
+if TYPE_CHECKING:
+    from adder.benchmark.plan import Plan
+    from adder.benchmark.results import Results
+
+PARTS = ("adder", "limits", "operators", "prefill", "decode", "train", "peers")
+QUICK_LIMIT = 2.0
+
+
+def bench(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="cpu")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny model and few sizes, all threads: a minute.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="limits, operators, prefill, decode, train; adder leaves the peers out, peers "
+            "leaves adder out. May be given several times [everything]."
+        ),
+    ] = None,
+    model_size: Annotated[str | None, typer.Option(help="130m or tiny [130m].")] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="float32, bfloat16, int8, int4; may be given several times [all of them]."
+        ),
+    ] = None,
+    context: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Tokens to read; may be given several times [64 512 2048 8192 16384 65536]."
+        ),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="May be given several times [1 and as many as there are cores]."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Turns of each measurement [3].")
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Leave out what takes longer than so many seconds [60]."),
+    ] = None,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option(help="The Python that has transformers and mambapy [this one]."),
+    ] = None,
+    llama_bench: Annotated[Path | None, typer.Option(help="llama.cpp's llama-bench.")] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="Models for llama-bench, with commas between them.")
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures; - prints them instead."),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Time and memory against length.")
+    ] = None,
+) -> None:
+    """Measure this machine, the operators, and a Mamba of random weights beside other libraries.
+
+    Limits come first: the speed of memory and of matrix products. Then tokens per second of
+    reading (prefill), writing (decode) and training, each in a process of its own, in rounds in
+    which all take turns. About 12 minutes on two cores. Ctrl-C keeps what was measured.
+    """
+    if device != "cpu":
+        raise UsageError(f"no benchmark of {device}: there is adder bench cpu")
+    for option, path in (("--json", json_file), ("--figure", figure)):
+        if path is not None and str(path) != "-":
+            _check_place(option, path)
+    for option, path in (("--peer-python", peer_python), ("--llama-bench", llama_bench)):
+        if path is not None and not (path.is_file() and os.access(path, os.X_OK)):
+            raise UsageError(f"{option} {path}: there is no such program")
+    if (llama_bench is None) != (gguf is None):
+        raise UsageError("--llama-bench and --gguf go together: a program and its models")
+    ggufs = tuple(Path(name) for name in (gguf or "").split(",") if name)
+    for path in ggufs:
+        if not path.is_file():
+            raise UsageError(f"--gguf {path}: there is no such file")
+
+    from adder.benchmark import plan as plans
+
+    sections, ours, peers = _parts(only or [], plans.SECTIONS)
+    names = tuple(precision or plans.PRECISIONS)
+    _known("--precision", names, plans.PRECISIONS)
+    size = model_size or ("tiny" if quick else "130m")
+    _known("--model-size", (size,), tuple(plans.SIZES))
+    lengths = context or (plans.QUICK_CONTEXTS if quick else plans.CONTEXTS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = threads or ((cores or 1,) if quick else (1, cores or 1))
+    plan = plans.Plan(
+        size=size,
+        sections=sections,
+        ours=ours,
+        peers=peers,
+        quick=quick,
+        contexts=tuple(sorted(set(lengths))),
+        threads=tuple(sorted(set(counts), reverse=True)),
+        precisions=tuple(name for name in plans.PRECISIONS if name in names),
+        rounds=rounds or (2 if quick else 3),
+        limit=limit or (QUICK_LIMIT if quick else 60.0),
+        peer_python=None if peer_python is None else str(peer_python.absolute()),
+        llama_bench=None if llama_bench is None else llama_bench.absolute(),
+        ggufs=ggufs,
+    )
+    _run(plan, json_file, figure)
+
+
+def _parts(only: list[str], sections: tuple[str, ...]) -> tuple[frozenset[str], bool, bool]:
+    """(what is measured, whether of adder, whether of peers)."""
+    _known("--only", tuple(only), PARTS)
+    chosen = [name for name in only if name in sections]
+    ours, peers = "adder" in only, "peers" in only
+    if peers and not ours and not chosen:
+        chosen = ["prefill", "decode", "train"]
+    return frozenset(chosen or sections), ours or not peers, peers or not ours
+
+
+def _run(plan: "Plan", json_file: Path | None, figure: Path | None) -> None:
+    from adder.benchmark.report import page
+    from adder.benchmark.results import Results
+    from adder.benchmark.run import Run
+    from adder.training.progress import make_display
+
+    results, done = Results(plan.to_dict()), 0
+    run = Run(plan, results, lambda words: show(words), lambda: _save(results, json_file))
+    display = make_display(run.steps())
+
+    def show(words: str) -> None:
+        nonlocal done
+        done += 1
+        display.update(_Moment(done, words))
+
+    try:
+        run.run()
+    finally:
+        # Also where it is interrupted: what was measured is kept.
+        display.close()
+        _save(results, json_file)
+        if str(json_file) == "-":
+            print(json.dumps(results.to_dict(), ensure_ascii=False))
+        else:
+            print(page(results))
+    if figure is not None:
+        from adder.benchmark.figure import picture
+        from adder.training.files import replace_file
+
+        replace_file(figure, picture(results))
+
+
+@dataclass(frozen=True)
+class _Moment:
+    step: int
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def _save(results: "Results", json_file: Path | None) -> None:
+    from adder.training.files import json_bytes, replace_file
+
+    if json_file is not None and str(json_file) != "-":
+        replace_file(json_file, json_bytes(results.to_dict()))
+
+
+def _known(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{option} {name}: choose {', '.join(known[:-1])} or {known[-1]}")
+
+
+def _check_place(option: str, path: Path) -> None:
+    """Refuse what could not be written before minutes are spent on it."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"{option} {path}: {path.parent} cannot be written to")
