@@ -91,15 +91,27 @@ inline void prepare(Activations& a, int64_t m, const T* from) {
   }
 }
 
+// Rows that will be multiplied later, to be asked of memory now: where several vectors share a row, arithmetic hides the time
+// that this takes. Few lines at a time, or they would be in the way of those that are needed at once.
+template <class T>
+struct Ahead {
+  const T* rows;
+  int64_t count, columns;
+  void ask(int64_t c) const {
+    for (int64_t r = 0; r < count; ++r) __builtin_prefetch(rows + r * columns + c);
+  }
+};
+
 // R rows times M vectors, a register for each sum.
 template <class T, int R, int M>
-inline void dot_tile(const T* w, int64_t columns, const float* x, int64_t width, float* y, int64_t y_row) {
+inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const float* x, int64_t width, float* y, int64_t y_row) {
   constexpr int L = lanes<float>;
   Vec<float> total[R][M] = {};
   int64_t c = 0;
   for (; c + L <= columns; c += L) {
     Vec<float> at[M];
     for (int m = 0; m < M; ++m) at[m] = load(x + m * width + c);
+    if constexpr (M > 1) ahead.ask(c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const Vec<float> weight = load(w + r * columns + c);
@@ -117,8 +129,9 @@ inline void dot_tile(const T* w, int64_t columns, const float* x, int64_t width,
 
 #if defined(__AVX512F__)
 template <int R, int M>
-__attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* w, int64_t columns, const uint16_t* x,
-                                                                 int64_t width, float* y, int64_t y_row) {
+__attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* w, const Ahead<bfloat16>& ahead,
+                                                                 int64_t columns, const uint16_t* x, int64_t width,
+                                                                 float* y, int64_t y_row) {
   __m512 total[R][M];
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) total[r][m] = _mm512_setzero_ps();
@@ -126,6 +139,7 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
   for (; c + 32 <= columns; c += 32) {
     __m512i at[M];
     for (int m = 0; m < M; ++m) at[m] = _mm512_loadu_si512(x + m * width + c);
+    if constexpr (M > 1) ahead.ask(c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const __m512i weight = _mm512_loadu_si512(w + r * columns + c);
@@ -146,25 +160,31 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
 #endif
 
 template <class T, int R, int M>
-inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t m, float* y, int64_t y_row) {
+inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t m, float* y, int64_t y_row,
+                       const Ahead<T>& ahead = {}) {
   const T* from = static_cast<const T*>(w.data) + r * w.columns;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 2)
     if (has_bf16_dot())
-      return dot_tile_bf16<R, M>(reinterpret_cast<const uint16_t*>(from), w.columns, a.halves + m * a.width, a.width, y,
-                                 y_row);
+      return dot_tile_bf16<R, M>(reinterpret_cast<const uint16_t*>(from), ahead, w.columns, a.halves + m * a.width,
+                                 a.width, y, y_row);
 #endif
-  dot_tile<T, R, M>(from, w.columns, a.x + m * a.width, a.width, y, y_row);
+  dot_tile<T, R, M>(from, ahead, w.columns, a.x + m * a.width, a.width, y, y_row);
 }
 
 // Four vectors share what is loaded of four rows. For a single one memory decides, and it is fastest read row after row.
 template <class T>
 inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activations& a, float* y, int64_t y_row) {
   int64_t r = first;
+  const int64_t a_pass = a.count < 4 ? 0 : ceil_div(4, a.count / 4);  // rows to ask for in each pass over these
   for (; a.count > 1 && r + 4 <= last; r += 4) {
     float* to = y + (r - first);
-    int64_t m = 0;
-    for (; m + 4 <= a.count; m += 4) dense_tile<T, 4, 4>(w, r, a, m, to + m * y_row, y_row);
+    int64_t m = 0, asked = r + 4;
+    for (; m + 4 <= a.count; m += 4, asked += a_pass) {
+      const int64_t many = smaller(a_pass, smaller(last, r + 8) - asked);
+      dense_tile<T, 4, 4>(w, r, a, m, to + m * y_row, y_row,
+                          {static_cast<const T*>(w.data) + asked * w.columns, many, w.columns});
+    }
     for (; m < a.count; ++m) dense_tile<T, 4, 1>(w, r, a, m, to + m * y_row, y_row);
   }
   for (; r < last; ++r)
