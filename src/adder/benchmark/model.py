@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from adder.benchmark.peers.serve import Subject
+from adder.layers import State
 from adder.models import LanguageModel, LanguageModelConfig
+from adder.models.decoder import Decoder
 from adder.models.quantized import quantize_model
 from adder.ops.quantized_linear.weight import Scheme
 
@@ -27,14 +29,21 @@ class Adder(Subject):
 
     def __init__(self, config: dict[str, Any], precision: str):
         self.model = make_model(LanguageModelConfig(**config), precision)
+        self.decoder: Decoder | None = None
+        self.made: State | None = None
+        self.spare: State | None = None
 
     def read(self, ids: Tensor, state: Any) -> Any:
         state = self.model.initial_state(len(ids)) if state is None else state
         return self.model(ids, state=state, logits_to_keep=1).state
 
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
-        logits, _, state = self.model(last, state=state)
-        return logits[:, -1:].argmax(-1), state
+        if self.decoder is None:
+            self.decoder = Decoder(self.model)  # what generate does before its first token
+        logits, after = self.decoder.step(last[:, 0], state, self.spare)
+        # As generate does: the memory of a state that was made here and is over takes the one after the next.
+        self.spare, self.made = state if state is self.made else None, after
+        return logits.argmax(-1, keepdim=True), after
 
     def loss(self, ids: Tensor) -> Tensor:
         loss: Tensor = self.model(ids, labels=ids).loss

@@ -112,23 +112,28 @@ class MambaStack:
             raise ValueError(f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)}, expected int64 (b,)")
         b = ids.shape[0]
         held = [each.contiguous() for each in self._checked("states", states, b)]
+        read = [each.data_ptr() for each in held]
         if into is None:
             conv_size, ssm_size = self._state_sizes(b)
             into = [
                 (torch.empty(conv_size, dtype=self._dtype), torch.empty(ssm_size)) for _ in states
             ]
-        after = self._checked("into", into, b)
-        before = {each.data_ptr() for each in held if each.numel()}
-        if any(each.data_ptr() in before or not each.is_contiguous() for each in after):
-            raise ValueError(f"{NAME}: into must be contiguous, and other tensors than states")
+            written = [each.data_ptr() for pair in into for each in pair]
+        else:
+            after = self._checked("into", into, b)
+            written = [each.data_ptr() for each in after]
+            if not all(each.is_contiguous() for each in after) or not set(read).isdisjoint(
+                filter(None, written)
+            ):
+                raise ValueError(f"{NAME}: into must be contiguous, and other tensors than states")
         ids = ids.contiguous()
         logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
         self._native.run(
             native.threads(),
             b,
             ids.data_ptr(),
-            [each.data_ptr() for each in held],
-            [each.data_ptr() for each in after],
+            read,
+            written,
             logits.data_ptr(),
         )
         return logits, list(into)
@@ -146,7 +151,7 @@ class MambaStack:
         expected = (("conv", conv_size, self._dtype), ("ssm", ssm_size, torch.float32))
         for i, pair in enumerate(states):
             for (part, size, dtype), each in zip(expected, pair, strict=True):
-                if each.shape != size or each.dtype != dtype or each.device.type != "cpu":
+                if each.shape != size or each.dtype != dtype or not each.is_cpu:
                     raise ValueError(
                         f"{NAME}: {part} of block {i} in {name} is {each.dtype} {tuple(each.shape)} on "
                         f"{each.device}, expected {dtype} {size} on cpu"
