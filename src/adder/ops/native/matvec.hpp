@@ -261,7 +261,7 @@ __attribute__((target("avx512vnni"))) inline void quantized_tile_vnni(const Matr
 #pragma GCC unroll 8
     for (int64_t q = 0; q < (four ? 4 : 8); ++q) {
       const __m512i both = _mm512_loadu_si512(codes + q * 64);
-      if (M == 1) __builtin_prefetch(codes + q * 64 + 4096);
+      if (M == 1) __builtin_prefetch(codes + q * 64 + 1024);
       const __m512i low = four ? _mm512_and_si512(both, low_half) : both;
       const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
       for (int m = 0; m < M; ++m) {
