@@ -40,9 +40,10 @@ class Adder(Subject):
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
         if self.decoder is None:
             self.decoder = Decoder(self.model)  # what generate does before its first token
-        logits, after = self.decoder.step(last[:, 0], state, self.spare)
         # As generate does: the memory of a state that was made here and is over takes the one after the next.
-        self.spare, self.made = state if state is self.made else None, after
+        going_on = state is self.made
+        logits, after = self.decoder.step(last[:, 0], state, self.spare if going_on else None)
+        self.spare, self.made = state if going_on else None, after
         return logits.argmax(-1, keepdim=True), after
 
     def loss(self, ids: Tensor) -> Tensor:
