@@ -163,7 +163,7 @@ def test_types_without_a_kernel() -> None:
     refusal = Decoder(model).refusal
     assert refusal is not None
     ids = torch.randint(0, 50, (2, 6))
-    assert model.generate(ids, 3, temperature=0).shape == (2, 9)
+    assert model.generate(ids, 3, temperature=0.0).shape == (2, 9)
 
 
 @needs_kernels
@@ -172,11 +172,11 @@ def test_generate_is_greedy_by_the_layers(kind: str) -> None:
     """A batch, over several tokens: the memory of states that are over is used again, and nothing is mixed up."""
     model = KINDS[kind]()
     ids = torch.randint(0, 50, (4, 5))
-    made = model.generate(ids, 12, temperature=0)
+    made = model.generate(ids, 12, temperature=0.0)
     if (
         kind in CLOSE
     ):  # another rounding may choose another token: the same streams one by one choose the same
-        rows = [model.generate(ids[i : i + 1], 12, temperature=0) for i in range(4)]
+        rows = [model.generate(ids[i : i + 1], 12, temperature=0.0) for i in range(4)]
         assert torch.equal(made, torch.cat(rows))
         return
     logits = model(made).logits

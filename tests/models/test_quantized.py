@@ -100,7 +100,7 @@ def test_steps_are_the_whole(scheme: Any) -> None:
     torch.testing.assert_close(
         torch.cat(steps, 1), whole, rtol=0, atol=5e-3 * whole.abs().max().item()
     )
-    assert small.generate(IDS, 3, temperature=0).shape == (2, 33)
+    assert small.generate(IDS, 3, temperature=0.0).shape == (2, 33)
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -1,7 +1,6 @@
 """Projections and an embedding whose weights are int8 or int4. They are read, not trained."""
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -55,7 +54,7 @@ class _Quantized(nn.Module):
             )
         self.weight, self.scales = quantized.codes, quantized.scales
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Quantized":
         """Move the codes and scales with the module, and keep their types: .half() or .double() rounds neither."""
         kept = {name: getattr(self, name) for name in ("weight", "scales")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -90,7 +89,7 @@ class QuantizedLinear(_Quantized):
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
 
     @classmethod
-    def of(cls, linear: nn.Linear, scheme: Scheme) -> Self:
+    def of(cls, linear: nn.Linear, scheme: Scheme) -> "QuantizedLinear":
         """Return a Linear's weight, rounded, and its bias, as it is but for its type."""
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, scheme=scheme)
         layer.hold(quantize(linear.weight, scheme))
@@ -126,7 +125,7 @@ class QuantizedEmbedding(_Quantized):
         super().__init__(num_embeddings, embedding_dim, scheme)
 
     @classmethod
-    def of(cls, embedding: nn.Embedding, scheme: Scheme) -> Self:
+    def of(cls, embedding: nn.Embedding, scheme: Scheme) -> "QuantizedEmbedding":
         """Return an Embedding's weight, rounded."""
         layer = cls(embedding.num_embeddings, embedding.embedding_dim, scheme=scheme)
         layer.hold(quantize(embedding.weight, scheme))

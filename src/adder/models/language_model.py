@@ -6,7 +6,7 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -70,7 +70,7 @@ class LanguageModel(Pretrained):
         if isinstance(self.backbone.embedding, QuantizedEmbedding):
             self.lm_head.scales = self.backbone.embedding.scales
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LanguageModel":
         """Move or convert the model. PyTorch keeps shared parameters shared, but not shared buffers."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.config.weights != "float":
@@ -78,7 +78,7 @@ class LanguageModel(Pretrained):
         return self
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> Self:
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> "LanguageModel":
         """Return the model in the folder `path`, as `save_pretrained` wrote it, its parameters float32 or `dtype`.
 
         In bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened where they are
