@@ -37,6 +37,12 @@ def picture(results: Results) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """Labels where LogFormatter puts them, as 0.6 and not 6e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     threads = max((row["threads"] for row in results.models), default=0)
     rows = [row for row in results.models if row["batch"] == 1 and row["threads"] == threads]
     rows = [row for row in rows if row["task"] in ("prefill", "decode")]
@@ -59,8 +65,8 @@ def picture(results: Results) -> bytes:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(contexts, [_short(each) for each in contexts])
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter())
+        axes.yaxis.set_major_formatter(Plain())
+        axes.yaxis.set_minor_formatter(Plain())
         axes.set_xlabel("tokens before" if task == "decode" else "tokens read")
         axes.set_title(title)
         axes.grid(alpha=0.3, which="both")
