@@ -211,6 +211,18 @@ def test_packed_sequences_do_not_leak(
         assert last.isfinite().all()
 
 
+@pytest.mark.usefixtures("served")
+def test_a_sequence_that_comes_back_is_a_new_one() -> None:
+    """Where nobody looks at the values of seq_idx: inside torch.compile, and on a GPU."""
+    x, dt, A, B, C = (draw(1, 40, 2, 1, 3, 4)[name] for name in ("x", "dt", "A", "B", "C"))
+    outputs = []
+    for number in (3, 9):
+        seq_idx = torch.tensor([3] * 12 + [6] * 2 + [number] * 26, dtype=torch.int32)[None]
+        inputs = (x, dt, A, B, C, None, None, None, True, 0.0, math.inf, CHUNK, None, seq_idx)
+        outputs.append(torch.ops.adder.state_space_dual(*inputs, False)[0])
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("name", ["x", "dt", "B", "C", "z"])
 def test_steps_do_not_see_the_future(implementation: Implementation, name: str) -> None:
     """Not even NaN, which a weight of zero does not silence."""
@@ -261,14 +273,15 @@ def test_a_long_memory_is_kept() -> None:
 
 
 def test_two_hundred_thousand_steps() -> None:
-    """float32 against float64, with a memory of 10,000 steps."""
+    """float32 against float64: two roundings of each chunk add up at random over a memory of 10,000 steps."""
     inputs = draw(1, 200_000, 1, 1, 1, 2)
     del inputs["z"], inputs["D"]
     inputs |= {"A": torch.full((1,), -1e-4), "dt_bias": torch.zeros(1)}
     wide = {k: v.double() if isinstance(v, Tensor) else v for k, v in inputs.items()}
     (y, state), (expected, last) = state_space_dual(**inputs), state_space_dual(**wide)
-    assert (y - expected).abs().max() < 2e-6 * expected.abs().max()
-    assert (state - last).abs().max() < 2e-6 * last.abs().max()
+    bound = 2 * math.sqrt(10_000 / interface.CHUNK) * torch.finfo(torch.float32).eps
+    assert (y - expected).abs().max() < bound * expected.abs().max()
+    assert (state - last).abs().max() < bound * last.abs().max()
 
 
 @pytest.mark.usefixtures("served")

@@ -198,7 +198,7 @@ def _state_space_dual_backward(
 
 
 @_state_space_dual_backward.register_fake
-def _(
+def _(  # type: ignore[no-untyped-def]
     x,
     dt,
     A,
@@ -216,7 +216,7 @@ def _(
     saved,
     dy,
     dlast,
-):  # type: ignore[no-untyped-def]
+):
     def like(each: Tensor | None, dtype: torch.dtype) -> Tensor:
         return x.new_empty(0 if each is None else each.shape, dtype=dtype)
 

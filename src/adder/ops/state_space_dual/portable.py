@@ -190,8 +190,7 @@ def _chunk(inputs: Inputs, at: slice, numbers: Tensor | None) -> Chunk:
     if numbers is not None:
         near = numbers[:, at.start : at.stop + 1]
         own = near[:, 1:]
-        same = (near[:, :, None] == near[:, None, 1:]).unsqueeze(1)
-        spanned, reached = spanned & same, reached & same
+        reached = reached & (near[:, :, None] == near[:, None, 1:]).unsqueeze(1)
         entered = (own == near[:, :1])[:, :, None, None]
         left = (own == near[:, -1:])[:, :, None, None]
         crossed = entered[:, -1:]
