@@ -26,6 +26,7 @@ from adder.ops import (
     rms_norm,
     selective_scan,
     short_convolution,
+    state_space_dual,
 )
 from adder.ops.diagonal_kernel.reference import diagonal_kernel_reference
 from adder.ops.dplr_kernel.reference import dplr_kernel_reference
@@ -34,6 +35,7 @@ from adder.ops.linear_scan.reference import linear_scan_reference
 from adder.ops.long_convolution.reference import long_convolution_reference
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution.reference import short_convolution_reference
+from adder.ops.state_space_dual.reference import state_space_dual_reference
 
 B, L, D, N = 2, 512, 64, 16
 
@@ -50,6 +52,8 @@ def cases(
     A = -torch.arange(1.0, N + 1, dtype=weight.dtype).repeat(D, 1)
     scan = {"u": x, "delta": delta - 3, "A": A, "B": project[0], "C": project[1], "z": z}
     norm = {"weight": weight, "eps": 1e-5}
+    heads = {"x": x.unflatten(2, (4, -1)), "dt": delta[..., :4] - 3, "A": A[0, :4]}
+    heads |= {"B": project[0].unsqueeze(2), "C": project[1].unsqueeze(2), "dt_softplus": True}
     return [
         ("linear_scan", linear_scan, linear_scan_reference, {"a": torch.sigmoid(z + 3), "x": x}),
         (
@@ -58,6 +62,7 @@ def cases(
             selective_scan_reference,
             {**scan, "delta_softplus": True},
         ),
+        ("state_space_dual", state_space_dual, state_space_dual_reference, heads),
         (
             "short_convolution",
             short_convolution,

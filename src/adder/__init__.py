@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from adder.layers import S4 as S4
     from adder.layers import S4D as S4D
     from adder.layers import Mamba as Mamba
+    from adder.layers import Mamba2 as Mamba2
     from adder.layers import SelectiveSSM as SelectiveSSM
     from adder.models import LanguageModel as LanguageModel
     from adder.models import LanguageModelConfig as LanguageModelConfig
@@ -38,6 +39,7 @@ _HOME = {
     "LanguageModel": "adder.models",
     "LanguageModelConfig": "adder.models",
     "Mamba": "adder.layers",
+    "Mamba2": "adder.layers",
     "NPLR": "adder.theory",
     "S4": "adder.layers",
     "S4D": "adder.layers",

@@ -15,6 +15,7 @@ OPERATORS = [
     "linear",
     "linear_scan",
     "selective_scan",
+    "state_space_dual",
     "short_convolution",
     "long_convolution",
     "diagonal_kernel",

@@ -22,6 +22,7 @@ from adder.ops import (
     rms_norm,
     selective_scan,
     short_convolution,
+    state_space_dual,
 )
 
 Call = Callable[[Tensor], Tensor]
@@ -39,6 +40,9 @@ def calls() -> dict[str, Call]:
         "linear": lambda x: linear(x, A.t()),
         "linear_scan": lambda x: linear_scan(steps.tanh(), x)[0],
         "selective_scan": lambda x: selective_scan(x, steps, decays, projection, projection)[0],
+        "state_space_dual": lambda x: state_space_dual(
+            x.unflatten(2, (3, 2)), steps[..., :3], decays[:3, 0], *[projection.unsqueeze(2)] * 2
+        )[0].flatten(2),
         "short_convolution": lambda x: short_convolution(x, A, activation="silu")[0],
         "long_convolution": lambda x: long_convolution(x, taps),
         "long_convolution state": lambda x: long_convolution(x, A, state=before)[0],
@@ -114,6 +118,16 @@ def both_passes(dtype: torch.dtype, length: int) -> list[tuple[Any, tuple[Any, .
         passes += [
             (OPERATORS.selective_scan, (*inputs, True)),
             (OPERATORS.selective_scan_backward, (*inputs, saved, dy, dlast)),
+        ]
+        heads = signal(19, B, length, 3, 2), v[..., :3].abs(), -vector[:3].abs(), P, P
+        optional = real(20, 3, 2) if full else vector[:3], signal(21, B, length, 3, 2), vector[:3]
+        numbers = (full, 0.125, 2.0, 16)
+        inputs = (*heads, *given(*optional), *numbers, *given(real(22, B, 3, 2, N), seq_idx))
+        saved = OPERATORS.state_space_dual(*inputs, True)[2]
+        grads = signal(23, B, length, 3, 2), real(24, B, 3, 2, N)
+        passes += [
+            (OPERATORS.state_space_dual, (*inputs, True)),
+            (OPERATORS.state_space_dual_backward, (*inputs, saved, *grads)),
         ]
         start, packing = given(row, seq_idx)
         h = OPERATORS.linear_scan(u, v, start, full, packing)[0]

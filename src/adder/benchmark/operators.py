@@ -33,8 +33,11 @@ from adder.ops.selective_scan import selective_scan
 from adder.ops.selective_scan.reference import selective_scan_reference
 from adder.ops.short_convolution import short_convolution
 from adder.ops.short_convolution.reference import short_convolution_reference
+from adder.ops.state_space_dual import state_space_dual
+from adder.ops.state_space_dual.reference import state_space_dual_reference
 
 STATE_SIZE = 16
+HEAD, HEAD_STATE = 64, 128  # channels and states of a head of Mamba-2
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Case:
 
     def shorter(self, steps: int) -> tuple[Tensor, ...]:
         """Return the inputs of the first steps."""
-        return tuple(each[:, :steps].clone() if each.ndim == 3 else each for each in self.inputs)
+        return tuple(each[:, :steps].clone() if each.ndim > 2 else each for each in self.inputs)
 
 
 def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
@@ -124,6 +127,15 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             flops=8 * length * d * STATE_SIZE,
         ),
         Case(
+            "state_space_dual n=128",
+            lambda x, dt, A, B, C: state_space_dual(x, dt, A, B, C)[0],
+            lambda x, dt, A, B, C: state_space_dual_reference(x, dt, A, B, C)[0],
+            heads(length, d, dtype),
+            loops=True,
+            # x B^T into the state, and the product with C.
+            flops=4 * length * d * HEAD_STATE,
+        ),
+        Case(
             "diagonal_kernel n=64",
             lambda A, B, C, dt: diagonal_kernel(A, B, C, dt, length),
             lambda A, B, C, dt: diagonal_kernel_reference(A, B, C, dt, length),
@@ -153,6 +165,15 @@ def cases(b: int, length: int, d: int, dtype: torch.dtype) -> list[Case]:
             for many in (1, 512)
         ),
     ]
+
+
+def heads(length: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return x, dt, A, B and C of one layer of Mamba-2 with d inner channels."""
+    h = max(d // HEAD, 1)
+    x, dt = torch.randn(1, length, h, d // h), torch.rand(1, length, h) / 8
+    B, C = torch.randn(2, 1, length, 1, HEAD_STATE) / HEAD_STATE**0.5
+    x, dt, B, C = (each.to(dtype) for each in (x, dt, B, C))
+    return x, dt, -torch.arange(1.0, h + 1), B, C
 
 
 def fourier_convolution(u: Tensor, K: Tensor) -> Tensor:

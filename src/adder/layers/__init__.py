@@ -1,6 +1,8 @@
 """Layers: parameters, their initialisation, and one call to an operator. `y, state = layer(u, state)`."""
 
 from adder.layers.mamba import Mamba as Mamba
+from adder.layers.mamba2 import Mamba2 as Mamba2
+from adder.layers.norm import GatedRMSNorm as GatedRMSNorm
 from adder.layers.norm import RMSNorm as RMSNorm
 from adder.layers.parameters import parameter_groups as parameter_groups
 from adder.layers.quantized import QuantizedEmbedding as QuantizedEmbedding

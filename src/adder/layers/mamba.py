@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adder.errors import UsageError
 from adder.layers.linear import Linear
 from adder.layers.selective import SelectiveCore, default_dt_rank
-from adder.layers.state import State
+from adder.layers.state import State, expect_parts
 from adder.ops import short_convolution
 
 
@@ -139,13 +139,9 @@ class Mamba(_Branch):
             raise UsageError(
                 "Mamba: a bidirectional layer reads its whole input at once and takes no state"
             )
-        if state is not None and not (isinstance(state, dict) and state.keys() == {"conv", "ssm"}):
-            held = ", ".join(state) if isinstance(state, dict) else f"a {type(state).__name__}"
-            raise UsageError(
-                f"Mamba: the state holds {held}, expected conv and ssm, as initial_state gives"
-            )
+        given = None if state is None else expect_parts("Mamba", state, "conv", "ssm")
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        y, last = self.convolve_and_scan(x, z, state, seq_idx)  # type: ignore[arg-type]
+        y, last = self.convolve_and_scan(x, z, given, seq_idx)
         if self.reverse is not None:
             flipped = None if seq_idx is None else seq_idx[:, -1:] - seq_idx.flip(1)
             back, _ = self.reverse.convolve_and_scan(x.flip(1), z.flip(1), None, flipped)

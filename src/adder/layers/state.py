@@ -35,6 +35,16 @@ def flatten_state(state: State, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
+def expect_parts(layer: str, state: State, *names: str) -> dict[str, Tensor]:
+    """Return the state of a layer that holds tensors of these names; refuse that of another."""
+    if isinstance(state, dict) and state.keys() == set(names):
+        return state  # type: ignore[return-value]
+    held = ", ".join(state) if isinstance(state, dict) else f"a {type(state).__name__}"
+    raise UsageError(
+        f"{layer}: the state holds {held}, expected {' and '.join(names)}, as initial_state gives"
+    )
+
+
 def unflatten_state(flat: Mapping[str, Tensor], like: State) -> State:
     """Return a tree of the form of `like` with the tensors of `flat`; the inverse of `flatten_state`.
 

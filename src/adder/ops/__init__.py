@@ -12,3 +12,4 @@ from adder.ops.quantized_linear import quantize as quantize
 from adder.ops.quantized_linear import quantized_linear as quantized_linear
 from adder.ops.selective_scan import selective_scan as selective_scan
 from adder.ops.short_convolution import short_convolution as short_convolution
+from adder.ops.state_space_dual import state_space_dual as state_space_dual
