@@ -35,7 +35,7 @@ def main() -> None:
     dtype, sizes = getattr(torch, options.dtype), (options.batch, options.length, options.channels)
     bandwidth, peak = read_bandwidth()["rate"], multiply_rate(dtype, 1024, 5)["rate"]
     results = [
-        {**row, "of_limit": limit(row, bandwidth, peak) / row["seconds"]}
+        {**row, "of_limit": limit(row, bandwidth, peak) / row["alone_seconds"]}
         for case in cases(*sizes, dtype)
         if case.name.startswith(options.only)
         for row in measure(case, options.repeats, options.reference_steps)

@@ -37,10 +37,23 @@ def test_an_operator_and_its_reference_are_timed_with_their_limit():
     forward, both = operators.measure(case, repeats=1, steps=8)
     assert (forward["pass"], both["pass"]) == ("forward", "forward + backward")
     assert min(forward["seconds"], forward["reference_seconds"], both["seconds"]) > 0
+    assert min(forward["alone_seconds"], both["alone_seconds"]) > 0
     row = {"bytes": 100, "flops": 300}
     assert operators.limit(row, 10.0, 100.0) == 10.0
     assert operators.limit(row, 100.0, 10.0) == 30.0
     assert operators.limit(row, 100.0, None) == 1.0
+
+
+def test_operator_and_reference_are_compared_in_the_same_turns(monkeypatch):
+    """Ours is fast when it is alone: that is for the limit, and no part of the ratio."""
+    monkeypatch.setattr(
+        operators,
+        "median_seconds",
+        lambda subjects, **_: dict.fromkeys(subjects, 2.0 if len(subjects) > 1 else 1.0),
+    )
+    case = next(each for each in operators.cases(1, 8, 8, torch.float32) if each.name == "rms_norm")
+    for row in operators.measure(case):
+        assert (row["seconds"], row["reference_seconds"], row["alone_seconds"]) == (2.0, 2.0, 1.0)
 
 
 @pytest.mark.parametrize("name", operators.names())

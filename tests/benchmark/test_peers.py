@@ -48,6 +48,28 @@ def test_tokens_and_seconds_of_every_kind(kind):
     assert measured(kind, training=True).answer(request_for("train"))["tokens"] == [8]
 
 
+@pytest.mark.parametrize("name", ["mambapy", "loop"])
+def test_reading_works_out_the_logits_of_the_last_token_alone(name):
+    if name == "mambapy":
+        pytest.importorskip("mambapy")
+    subject = SUBJECTS[name](CONFIG, "float32")
+    shapes, ids = [], torch.arange(8)[None]
+    subject.model.register_forward_hook(lambda _, __, out: shapes.append(out.shape[1]))
+    subject.read(ids, None)
+    if name == "loop":
+        subject.write(ids[:, :1], ids)
+    assert set(shapes) == {1}
+    torch.testing.assert_close(subject.model(ids, keep=1), subject.model(ids)[:, -1:])
+
+
+def test_what_is_too_slow_to_be_run_in_vain_is_called_cold_once(monkeypatch):
+    assert "cold" not in measured(Loop).answer(request_for("prefill"))
+    monkeypatch.setattr("adder.benchmark.peers.serve.WARM_UP_BELOW", 0.0)
+    reader = measured(Loop)
+    assert reader.answer(request_for("prefill"))["cold"] is True
+    assert "cold" not in reader.answer(request_for("prefill"))
+
+
 def test_a_long_text_is_read_on_in_pieces(monkeypatch):
     monkeypatch.setattr("adder.benchmark.peers.serve.PIECE", 8)
     reader = measured(Adder)

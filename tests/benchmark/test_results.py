@@ -48,6 +48,42 @@ def test_ratios_are_of_rounds_in_which_both_took_part(results):
     assert len(ratios(results.models)) == 4
 
 
+def test_a_text_in_pieces_is_one_rate_of_its_round():
+    made = Results(Plan(size="tiny").to_dict())
+    task = Task("prefill", 24 * 2048, 2)
+    seconds = [2048 / rate for rate in [50, *[100] * 23]]
+    made.add(task, contestant("adder"), [Sample([2048] * 24, seconds, None)])
+    made.add(task, contestant("loop"), [sample(10)])
+    ours, theirs = made.models
+    assert ours["tokens_per_second"] == pytest.approx(24 / (1 / 50 + 23 / 100))
+    (row,) = ratios(made.models)
+    expected = pytest.approx(ours["tokens_per_second"] / theirs["tokens_per_second"])
+    assert (row["times_faster"], row["low"], row["high"]) == (expected, expected, expected)
+
+
+def test_a_cold_first_round_counts_only_where_it_is_the_only_one():
+    made = Results(Plan(size="tiny").to_dict())
+    task, cold = Task("prefill", 64, 2), Sample([10], [10.0], None, cold=True)
+    made.add(task, contestant("adder"), [sample(100), sample(200), sample(400)])
+    made.add(task, contestant("loop"), [cold, sample(10), sample(10)])
+    made.add(task, contestant("mambapy"), [cold])
+    _, loop, mambapy = made.models
+    assert (loop["samples"], loop["cold"], loop["cold_left_out"]) == ([10, 10], False, 1)
+    assert (mambapy["samples"], mambapy["cold"], mambapy["cold_left_out"]) == ([1], True, 0)
+    ofloop, ofmambapy = ratios(made.models)
+    assert (ofloop["low"], ofloop["high"], ofloop["rounds"]) == (20, 40, 2)
+    assert (ofmambapy["times_faster"], ofmambapy["rounds"]) == (100, 1)
+
+
+def test_without_a_common_round_the_medians_are_compared():
+    made = Results(Plan(size="tiny").to_dict())
+    task, cold = Task("prefill", 4096, 2), Sample([10], [10.0], None, cold=True)
+    made.add(task, contestant("adder"), [sample(100)])
+    made.add(task, contestant("loop"), [cold, sample(10), sample(20)])
+    (row,) = ratios(made.models)
+    assert (row["times_faster"], row["rounds"]) == (pytest.approx(100 / 15), 0)
+
+
 def test_a_peer_is_compared_with_its_like():
     kinds = ["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_0", "Q4_K_M", "IQ4_NL"]
     expected = ["float32", "bfloat16", "bfloat16", "int8", "int8", "int4", "int4", "int4"]

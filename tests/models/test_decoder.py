@@ -86,6 +86,29 @@ def test_weights_changed_between_calls() -> None:
     assert model.double()(ids, state=model.initial_state(1)).logits.dtype == torch.float64
 
 
+@needs_kernels
+@torch.no_grad()
+def test_a_decoder_notices_other_memory() -> None:
+    model, ids = small(), torch.tensor([3, 7])
+    decoder = Decoder(model)
+    decoder.step(ids, model.initial_state(2))
+    model.to(torch.bfloat16)
+    got, _ = decoder.step(ids, model.initial_state(2))
+    expected, _ = Decoder(model).step(ids, model.initial_state(2))
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+def test_ids_and_states_of_other_types() -> None:
+    """As the layers take them: int32 ids, and a state from before the model's type was changed."""
+    model = small()
+    state = model(torch.tensor([[1, 2]]), state=model.initial_state(1)).state
+    assert model(torch.tensor([[3]], dtype=torch.int32), state=state).logits.isfinite().all()
+    after = model.to(torch.bfloat16)(torch.tensor([[3]]), state=state)
+    assert after.state[0]["conv"].dtype == torch.float32  # type: ignore[index, call-overload]
+
+
 class Doubled(nn.Module):
     """What a library for fine-tuning puts in a projection's place."""
 
@@ -129,7 +152,24 @@ def forwarded(model: adder.LanguageModel) -> None:
     norm.forward = lambda x: old(x) * 2  # type: ignore[method-assign]
 
 
+def backbone_hooked(model: adder.LanguageModel) -> None:
+    model.backbone.register_forward_hook(lambda *_: (_[2][0] * 2, _[2][1]))
+
+
+def biased(model: adder.LanguageModel) -> None:
+    mixer = model.backbone.layers[1].mixer
+    wide = mixer.x_proj.out_features  # type: ignore[union-attr]
+    mixer.x_proj.bias = nn.Parameter(torch.ones(wide))  # type: ignore[union-attr]
+
+
+def other_eps(model: adder.LanguageModel) -> None:
+    model.backbone.layers[1].norm.eps = 0.5  # type: ignore[union-attr, assignment]
+
+
 CHANGES = {
+    backbone_hooked: "backbone has a hook",
+    biased: "x_proj has a bias",
+    other_eps: "has another eps, 0.5",
     subclassed: "the model is a Louder",
     replaced: "layers.1.mixer.in_proj is a Doubled",
     replaced_steps: "layers.1.mixer.dt_proj is a Doubled",

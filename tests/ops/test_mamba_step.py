@@ -249,6 +249,22 @@ def test_wrong_states() -> None:
         stepper.step(ids[:1], states)
     with pytest.raises(ValueError, match="ids is torch.int32"):
         stepper.step(ids.int(), states)
+    with pytest.raises(ValueError, match=r"ids is torch.int64 \(2,\) on meta"):
+        stepper.step(ids.to("meta"), states)
+    for wrong_id in (-5, 10**8):
+        with pytest.raises(ValueError, match=f"ids holds {wrong_id}, expected 0 to 39"):
+            stepper.step(torch.tensor([0, wrong_id]), states)
+
+
+def test_memory_stays_while_it_is_read() -> None:
+    """A module that gives a parameter other memory does not take it from a stack."""
+    weights = stack("float32")
+    ids, states = start(weights, 2)
+    stepper = MambaStack(weights)
+    expected, _ = stepper.step(ids, states)
+    weights.blocks[0].D.data = torch.full((40,), torch.nan)
+    again, _ = stepper.step(ids, states)
+    assert torch.equal(again, expected)
 
 
 def test_into() -> None:
@@ -265,5 +281,9 @@ def test_into() -> None:
     )
     for name, each in flat(logits, after).items():
         assert torch.equal(each, expected[name])
-    with pytest.raises(ValueError, match="other tensors than states"):
-        stepper.step(ids, states, states)
+    everything = torch.zeros(2 * states[0][1].numel())
+    inside = (states[0][0].clone(), everything[: states[0][1].numel()].view_as(states[0][1]))
+    shifted = (states[0][0].clone(), everything[4 : states[0][1].numel() + 4].view_as(inside[1]))
+    for into in (states, [spare[0], spare[0]], [inside, shifted]):
+        with pytest.raises(ValueError, match="apart from states and from itself"):
+            stepper.step(ids, states, into)

@@ -42,15 +42,20 @@ class Task:
 
 @dataclass
 class Sample:
-    """One measurement: tokens per second of each of its parts, and the most memory it held."""
+    """One measurement: tokens and seconds of each of its parts, and the most memory it held.
+
+    `cold`: nothing like it was run before, since that would have taken too long.
+    """
 
     tokens: list[int]
     seconds: list[float]
     peak_bytes: int | None
+    cold: bool = False
 
     @property
-    def rates(self) -> list[float]:
-        return [n / each for n, each in zip(self.tokens, self.seconds, strict=True)]
+    def rate(self) -> float:
+        """Tokens per second of all parts together."""
+        return sum(self.tokens) / self.total_seconds
 
     @property
     def total_seconds(self) -> float:
@@ -120,7 +125,9 @@ class Process(Contestant):
             "tokens": DECODED_TOKENS,
         }
         answer = self.ask(request)
-        return Sample(answer["tokens"], answer["seconds"], answer["peak_bytes"])
+        return Sample(
+            answer["tokens"], answer["seconds"], answer["peak_bytes"], answer.get("cold", False)
+        )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and wait for its answer."""

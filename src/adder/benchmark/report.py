@@ -69,7 +69,7 @@ def _operators(results: Results) -> list[str]:
     bandwidth = results.limit("bandwidth", threads)
     peak = results.limit("float32", threads)
     for row in rows:
-        share = limit(row, bandwidth, peak) / row["seconds"] if bandwidth else None
+        share = limit(row, bandwidth, peak) / row["alone_seconds"] if bandwidth else None
         lines.append(
             f"  {row['operator']:<26}{row['pass']:<18}{1e3 * row['seconds']:>8.2f}"
             f"{1e3 * row['reference_seconds']:>10.1f}"

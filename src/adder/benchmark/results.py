@@ -46,8 +46,12 @@ class Results:
         return max((float(row["rate"]) for row in rows), default=None)
 
     def add(self, task: Task, contestant: Contestant, samples: list[Sample]) -> None:
-        """Add what a contestant reached in a task."""
-        rates = [rate for sample in samples for rate in sample.rates]
+        """Add what a contestant reached in a task, one sample a round.
+
+        A cold one counts only where there is no other: it can be the first alone.
+        """
+        warm = [sample for sample in samples if not sample.cold] or samples
+        rates = [sample.rate for sample in warm]
         peaks = [sample.peak_bytes for sample in samples if sample.peak_bytes is not None]
         middle = statistics.median(rates)
         most = self.most(task, contestant)
@@ -58,6 +62,8 @@ class Results:
                 "low": min(rates),
                 "high": max(rates),
                 "samples": rates,
+                "cold": warm[0].cold,
+                "cold_left_out": len(samples) - len(warm),
                 "peak_bytes": max(peaks, default=None),
                 "weight_bytes": contestant.facts.get("weight_bytes"),
                 "limit_tokens_per_second": most,
@@ -107,6 +113,7 @@ def ratios(models: list[Row]) -> list[Row]:
     """How many times faster adder is than each peer, in the precision that is like the peer's.
 
     Rounds are compared one by one, since all took part in each: the middle ratio, the least and the greatest.
+    Where no round counts for both, the medians are compared, and "rounds" is 0.
     """
     ours = {(same_task(row), row["precision"]): row for row in models if row["subject"] == "adder"}
     found = []
@@ -114,8 +121,10 @@ def ratios(models: list[Row]) -> list[Row]:
         mine = ours.get((same_task(row), row["comparable"]))
         if row["subject"] == "adder" or mine is None:
             continue
-        pairs = list(zip(mine["samples"], row["samples"], strict=False))
-        each = [a / b for a, b in pairs]
+        mine_by, theirs_by = _by_round(mine), _by_round(row)
+        each = [mine_by[number] / theirs_by[number] for number in mine_by.keys() & theirs_by]
+        rounds = len(each)
+        each = each or [mine["tokens_per_second"] / row["tokens_per_second"]]
         found.append(
             {
                 **{name: row[name] for name in ("task", "context", "batch", "threads")},
@@ -125,10 +134,16 @@ def ratios(models: list[Row]) -> list[Row]:
                 "times_faster": statistics.median(each),
                 "low": min(each),
                 "high": max(each),
+                "rounds": rounds,
                 "memory": _quotient(mine["peak_bytes"], row["peak_bytes"]),
             }
         )
     return found
+
+
+def _by_round(row: Row) -> dict[int, float]:
+    """Round -> tokens per second; what was left out as cold came first."""
+    return dict(enumerate(row["samples"], start=row["cold_left_out"]))
 
 
 def against_length(models: list[Row]) -> list[Row]:

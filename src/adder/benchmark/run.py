@@ -191,7 +191,7 @@ class Run:
     def _remember(self, task: Task, each: Contestant, sample: Sample) -> None:
         if task.batch > 1:
             return
-        self.rates[each, task.kind] = (sum(sample.tokens) / sample.total_seconds, task.threads)
+        self.rates[each, task.kind] = (sample.rate, task.threads)
         if sample.peak_bytes is not None:
             self.peaks[each, task.kind] = (sample.peak_bytes, task.context)
         if task.kind == "prefill":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
 from adder.layers.linear import Linear
-from adder.models.backbone import PROJECTIONS, Block
+from adder.models.backbone import PROJECTIONS, Backbone, Block
 from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.weights import Weight
 
@@ -23,18 +23,24 @@ class Decoder:
     """Steps a language model, without gradients.
 
     Where `refusal` is None a token is one native call (`adder.ops.mamba_step`); otherwise the model's own layers run.
-    A decoder belongs to the weights as they lie: make a new one after `model.to(...)` or the like.
+    What `model.to(...)` does to the weights is noticed. A module or a parameter that is put in another's place is not:
+    make a new decoder then.
     """
 
     def __init__(self, model: "LanguageModel"):
         self.model = model
-        self.refusal = _changed(model)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.refusal = _changed(self.model)
         self._stack: MambaStack | None = None
+        self._held: list[tuple[Tensor, int]] = []  # the parameters, and where they lay
         if self.refusal is None:
-            weights = stack_weights(model)
+            weights = stack_weights(self.model)
             self.refusal = MambaStack.refusal(weights)
             if self.refusal is None:
                 self._stack = MambaStack(weights)
+                self._held = [(each, each.data_ptr()) for each in weights.tensors()]
 
     @staticmethod
     def wanted(input_ids: Tensor) -> bool:
@@ -47,13 +53,18 @@ class Decoder:
         )
 
     def serves(self, state: State) -> bool:
-        """Whether a token after this state is a native call: the state is one of Mamba blocks, and nothing is cast."""
-        return (
-            self._stack is not None
-            and not torch.is_autocast_enabled("cpu")
-            and isinstance(state, tuple)
-            and len(state) == len(self.model.backbone.layers)
-            and all(isinstance(each, dict) and each.keys() == {"conv", "ssm"} for each in state)
+        """Whether a token after this state is a native call: the kernel takes this state, and nothing is cast."""
+        if self._stack is None or torch.is_autocast_enabled("cpu"):
+            return False
+        if not isinstance(state, tuple) or len(state) != len(self.model.backbone.layers):
+            return False
+        dtype = self.model.backbone.norm_f.weight.dtype
+        return all(
+            isinstance(each, dict)
+            and each.keys() == {"conv", "ssm"}
+            and each["conv"].dtype == dtype  # type: ignore[union-attr]
+            and each["ssm"].dtype == torch.float32  # type: ignore[union-attr]
+            for each in state
         )
 
     @torch.no_grad()
@@ -61,12 +72,17 @@ class Decoder:
         """Read one token of each stream, ids (b,), and return the logits (b, v) and the state after it.
 
         `spare` is a state that nobody needs any more: its memory may be used for the one that is returned.
+
+        Raises:
+            ValueError: an id outside the vocabulary, or a state of another batch size; the message says which.
         """
+        if any(each.data_ptr() != at for each, at in self._held):
+            self._prepare()
         if self._stack is None or not self.serves(state):
             logits, _, after = self.model(ids.unsqueeze(1), state=state, logits_to_keep=1)
             return logits[:, 0], after
         into = _pairs(spare) if spare is not None and self.serves(spare) else None
-        logits, pairs = self._stack.step(ids, _pairs(state), into)
+        logits, pairs = self._stack.step(ids.long(), _pairs(state), into)
         return logits, tuple({"conv": conv, "ssm": ssm} for conv, ssm in pairs)
 
 
@@ -123,16 +139,22 @@ def _changed(model: "LanguageModel") -> str | None:
         return f"residual_in_fp32 is off, and the parameters are {dtype}"
     if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "there are hooks on all modules"
+    eps = model.config.norm_epsilon
     for name, module, classes in [("the model", model, (LanguageModel,)), *_modules(model)]:
         if type(module) not in classes:
             return f"{name} is a {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
             return f"{name} has a hook"
+        if name.endswith(("x_proj", "lm_head")) and module.bias is not None:
+            return f"{name} has a bias"
+        if isinstance(module, RMSNorm) and module.eps != eps:
+            return f"{name} has another eps, {module.eps}, than the model's config, {eps}"
     return None
 
 
 def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[type, ...]]]:
     backbone = model.backbone
+    yield "backbone", backbone, (Backbone,)
     yield "backbone.embedding", backbone.embedding, _EMBEDDING
     yield "backbone.norm_f", backbone.norm_f, (RMSNorm,)
     yield "lm_head", model.lm_head, _LINEAR

@@ -176,7 +176,8 @@ class LanguageModel(Pretrained):
     def _head(self, hidden: Float[Tensor, "b l d"]) -> Float[Tensor, "b l v"]:
         vocab_size, head = self.config.vocab_size, self.lm_head
         hidden = hidden.to(self.backbone.norm_f.weight.dtype)
-        if is_bare(head) and len(head.weight) > vocab_size:  # padding is not multiplied
+        if is_bare(head) and head.bias is None and len(head.weight) > vocab_size:
+            # The padding is not multiplied.
             return linear(hidden, head.weight[:vocab_size])
         return head(hidden)[..., :vocab_size]  # type: ignore[no-any-return]
 

@@ -62,8 +62,10 @@ class MambaPyModel(nn.Module):
         self.mamba = Mamba(MambaConfig(d_model=d_model, n_layers=n_layer))
         self.norm_f = RMSNorm(d_model)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.linear(self.norm_f(self.mamba(self.embedding(ids))), self.embedding.weight)
+    def forward(self, ids: Tensor, keep: int = 0) -> Tensor:
+        """Return the logits of the last tokens; of all where none are to be kept."""
+        x = self.norm_f(self.mamba(self.embedding(ids)))
+        return F.linear(x[:, -keep:], self.embedding.weight)
 
     def step(self, token: Tensor, caches: Any) -> tuple[Tensor, Any]:
         x, caches = self.mamba.step(self.embedding(token), caches)
@@ -85,7 +87,7 @@ class MambaPy(Subject):
 
     def read(self, ids: Tensor, state: Any) -> Any:
         del state
-        self.model(ids)
+        self.model(ids, keep=1)
 
     def prepare(self, ids: Tensor) -> Any:
         shape = (len(ids), self.sizes.d_inner, self.sizes.d_conv - 1)
@@ -142,8 +144,9 @@ class LoopModel(nn.Module):
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.layers = nn.Sequential(*(LoopBlock(d_model) for _ in range(n_layer)))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.linear(self.layers(self.embedding(ids)), self.embedding.weight)
+    def forward(self, ids: Tensor, keep: int = 0) -> Tensor:
+        """Return the logits of the last tokens; of all where none are to be kept."""
+        return F.linear(self.layers(self.embedding(ids))[:, -keep:], self.embedding.weight)
 
 
 class Loop(Subject):
@@ -160,7 +163,7 @@ class Loop(Subject):
 
     def read(self, ids: Tensor, state: Any) -> Any:
         del state
-        self.model(ids)
+        self.model(ids, keep=1)
         return ids
 
     def prepare(self, ids: Tensor) -> Any:
@@ -168,7 +171,7 @@ class Loop(Subject):
 
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
         ids = torch.cat([state, last], dim=1)
-        return self.model(ids)[:, -1:].argmax(-1), ids
+        return self.model(ids, keep=1).argmax(-1), ids
 
     def loss(self, ids: Tensor) -> Tensor:
         return next_token_loss(self.model(ids), ids)

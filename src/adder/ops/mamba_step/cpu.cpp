@@ -62,13 +62,8 @@ std::atomic<int64_t> calls{0};
 template <class T>
 class Step {
  public:
-  explicit Step(const MambaStep& p) : p_(p), selected_width_(p.rank + 2 * p.n), call_(++calls) {
-    Arena sizes{nullptr};
-    Shared(sizes, p);
-    memory_.reset(static_cast<char*>(::operator new(sizes.used, std::align_val_t(64))));
-    Arena arena{memory_.get()};
-    shared_ = std::make_unique<Shared>(arena, p);
-  }
+  explicit Step(const MambaStep& p)
+      : p_(p), selected_width_(p.rank + 2 * p.n), call_(++calls), memory_(bytes_of(p)), arena_{memory_.data}, shared_(arena_, p) {}
 
   void run() {
     std::unique_ptr<int64_t[]> tasks(new int64_t[phases_of_block * p_.depth + 2]);
@@ -80,7 +75,7 @@ class Step {
         tasks[phases++] = rows;
     tasks[phases++] = ceil_div(p_.vocabulary, head_block);
     auto body = [&](int64_t phase, int64_t task) {
-      if (phase == 0) return embed(p_.embedding, p_.ids[task], shared_->residual + task * p_.d_model);
+      if (phase == 0) return embed(p_.embedding, p_.ids[task], shared_.residual + task * p_.d_model);
       if (phase == phases - 1) return head(phase, task);
       const int64_t layer = (phase - 1) / phases_of_block;
       switch ((phase - 1) % phases_of_block) {
@@ -95,9 +90,11 @@ class Step {
   }
 
  private:
-  struct Aligned {
-    void operator()(char* at) const { ::operator delete(at, std::align_val_t(64)); }
-  };
+  static int64_t bytes_of(const MambaStep& p) {
+    Arena sizes{nullptr};
+    Shared(sizes, p);
+    return sizes.used;
+  }
 
   // What a task works in: the vectors that all tasks of a phase multiply with, and room for what it makes of them.
   struct Workspace {
@@ -125,7 +122,7 @@ class Step {
   Workspace normed(int64_t phase, const Matrix& weight, const void* norm) {
     return workspace(phase, weight, [&](Workspace& work) {
       for (int64_t m = 0; m < p_.b; ++m) {
-        const float* x = shared_->residual + m * p_.d_model;
+        const float* x = shared_.residual + m * p_.d_model;
         Vec<float> squares = {};
         for_vectors<float>(p_.d_model, [&](int64_t c, auto n) {
           const Vec<float> value = load(x + c, n);
@@ -165,10 +162,10 @@ class Step {
     product(block.in_proj, block.in_bias, p_.d + c0, p_.d + c1, work.all, work.second);
     for (int64_t m = 0; m < p_.b; ++m) {
       const float* x = work.first + m * wide;
-      std::memcpy(shared_->z + m * p_.d + c0, work.second + m * wide, wide * sizeof(float));
+      std::memcpy(shared_.z + m * p_.d + c0, work.second + m * wide, wide * sizeof(float));
       const T* before = reinterpret_cast<const T*>(p_.states[2 * layer]) + m * kept * p_.d + c0;
       T* after = reinterpret_cast<T*>(p_.after[2 * layer]) + m * kept * p_.d + c0;
-      convolve(block, c0, wide, before, x, shared_->x + m * p_.d + c0);
+      convolve(block, c0, wide, before, x, shared_.x + m * p_.d + c0);
       for (int64_t j = 0; j + 1 < kept; ++j) std::memcpy(after + j * p_.d, before + (j + 1) * p_.d, wide * sizeof(T));
       if (kept > 0)
         for_vectors<float>(wide, [&](int64_t c, auto n) { store(after + (kept - 1) * p_.d + c, load(x + c, n), n); });
@@ -193,14 +190,14 @@ class Step {
   void select(int64_t phase, int64_t layer, int64_t task) {
     const Matrix& weight = p_.blocks[layer].x_proj;
     const int64_t r0 = task * tile_rows, r1 = smaller(r0 + tile_rows, selected_width_);
-    multiply_rows(weight, r0, r1, rows_of(phase, weight, shared_->x, p_.d).all,
-                  shared_->selected + r0, selected_width_);
+    multiply_rows(weight, r0, r1, rows_of(phase, weight, shared_.x, p_.d).all,
+                  shared_.selected + r0, selected_width_);
   }
 
   void scan(int64_t phase, int64_t layer, int64_t task) {
     const StepBlock& block = p_.blocks[layer];
     const int64_t c0 = task * channel_block, c1 = smaller(c0 + channel_block, p_.d), wide = c1 - c0;
-    const Workspace work = rows_of(phase, block.dt_proj, shared_->selected, selected_width_);
+    const Workspace work = rows_of(phase, block.dt_proj, shared_.selected, selected_width_);
     product(block.dt_proj, block.dt_bias, c0, c1, work.all, work.first);
     for (int64_t c = 0; c < wide; c += lanes<float>) {
       const int count = static_cast<int>(smaller(lanes<float>, wide - c));
@@ -210,11 +207,11 @@ class Step {
       });
       for (int64_t m = 0; m < p_.b; ++m) {
         const int64_t at = m * p_.d + c0 + c;
-        const Vec<float> dt = softplus<float>(load(work.first + m * wide + c, count)), x = load(shared_->x + at, count);
+        const Vec<float> dt = softplus<float>(load(work.first + m * wide + c, count)), x = load(shared_.x + at, count);
         Vec<float> y = scan_channels(layer, m, c0 + c, count, work.row, dt, dt * x);
         y += load(static_cast<const T*>(block.D) + c0 + c, count) * x;
-        const Vec<float> z = load(shared_->z + at, count);
-        store(shared_->y + at, y * z * logistic<float>(z), count);
+        const Vec<float> z = load(shared_.z + at, count);
+        store(shared_.y + at, y * z * logistic<float>(z), count);
       }
     }
   }
@@ -224,7 +221,7 @@ class Step {
     const int64_t n = p_.n, first = (m * p_.d + c0) * n;
     const float* before = reinterpret_cast<const float*>(p_.states[2 * layer + 1]) + first;
     float* after = reinterpret_cast<float*>(p_.after[2 * layer + 1]) + first;
-    const float* B = shared_->selected + m * selected_width_ + p_.rank;
+    const float* B = shared_.selected + m * selected_width_ + p_.rank;
     const float* C = B + n;
     float step[lanes<float>], by_B[lanes<float>], y[lanes<float>];
     store(step, dt), store(by_B, dtx);
@@ -243,11 +240,11 @@ class Step {
   void project_back(int64_t phase, int64_t layer, int64_t task) {
     const StepBlock& block = p_.blocks[layer];
     const int64_t r0 = task * row_block, r1 = smaller(r0 + row_block, p_.d_model), wide = r1 - r0;
-    const Workspace work = rows_of(phase, block.out_proj, shared_->y, p_.d);
+    const Workspace work = rows_of(phase, block.out_proj, shared_.y, p_.d);
     product(block.out_proj, block.out_bias, r0, r1, work.all, work.first);
     for (int64_t m = 0; m < p_.b; ++m)
       for_vectors<float>(wide, [&](int64_t r, auto n) {
-        float* at = shared_->residual + m * p_.d_model + r0 + r;
+        float* at = shared_.residual + m * p_.d_model + r0 + r;
         store(at, load(at, n) + load(work.first + m * wide + r, n), n);
       });
   }
@@ -264,8 +261,9 @@ class Step {
 
   const MambaStep& p_;
   const int64_t selected_width_, call_;
-  std::unique_ptr<char, Aligned> memory_;
-  std::unique_ptr<Shared> shared_;
+  const Memory memory_;
+  Arena arena_;
+  const Shared shared_;
 };
 
 }  // namespace

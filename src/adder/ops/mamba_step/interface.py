@@ -30,8 +30,9 @@ class MambaStack:
     Axes: b streams, v vocabulary, d inner channels, k taps, n state size.
 
     Args:
-        weights: the parameters. They are used where they lie: a change in place is seen, a tensor that is replaced is
-            not. Matrices are float32, bfloat16, int8 or int4; all other parameters float32, or all bfloat16.
+        weights: the parameters. They are used where they lie when the stack is made: a change in place is seen, one
+            of the place, as by `module.to`, is not. Matrices are float32, bfloat16, int8 or int4; all other parameters
+            float32, or all bfloat16.
 
     Raises:
         TypeError, ValueError: `MambaStack.refusal` says which weights there is no kernel for, and why.
@@ -46,7 +47,9 @@ class MambaStack:
         if reason is not None:
             raise TypeError(f"{NAME}: {reason}")
         _check_shapes(weights)
-        self.weights = weights  # keeps what the kernel reads alive
+        self.weights = weights
+        # Their memory stays, even where a module gives its parameter other memory.
+        self._alive = [each.detach() for each in weights.tensors()]
         self._sizes = weights.blocks[0].sizes
         self._dtype = weights.norm.dtype
         width, *inner = self._sizes
@@ -84,6 +87,11 @@ class MambaStack:
         for each in dense:
             if each.dtype not in (torch.float32, torch.bfloat16) or not each.is_contiguous():
                 return f"a matrix is {each.dtype} with strides {each.stride()}"
+        for packed in weights.matrices():
+            if isinstance(packed, QuantizedWeight) and not (
+                packed.codes.is_contiguous() and packed.scales.is_contiguous()
+            ):
+                return "the codes or scales of a matrix do not lie side by side"
         for each in small:
             if each.dtype != weights.norm.dtype or not each.is_contiguous():
                 return f"a parameter is {each.dtype} with strides {each.stride()}, and another {weights.norm.dtype}"
@@ -97,7 +105,7 @@ class MambaStack:
         """Read one token of each stream.
 
         Args:
-            ids: int64, each below the rows of the embedding: the kernel trusts them.
+            ids: int64, each below the rows of the embedding.
             states: for each block conv (b k-1 d), in the type of the parameters, and ssm (b d n), float32.
             into: states that nobody needs any more, to be overwritten and returned; None makes new ones. Fresh memory
                 costs a large batch more than the arithmetic does.
@@ -108,8 +116,16 @@ class MambaStack:
         Raises:
             ValueError: ids or a state of another shape, type or device; the message names it.
         """
-        if ids.ndim != 1 or ids.shape[0] == 0 or ids.dtype != torch.int64:
-            raise ValueError(f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)}, expected int64 (b,)")
+        if ids.ndim != 1 or not ids.numel() or ids.dtype != torch.int64 or not ids.is_cpu:
+            raise ValueError(
+                f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on cpu"
+            )
+        low, high = (int(each) for each in torch.aminmax(ids))
+        if low < 0 or high >= self.weights.embedding.shape[0]:
+            raise ValueError(
+                f"{NAME}: ids holds {low if low < 0 else high}, "
+                f"expected 0 to {self.weights.embedding.shape[0] - 1}"
+            )
         b = ids.shape[0]
         held = [each.contiguous() for each in self._checked("states", states, b)]
         read = [each.data_ptr() for each in held]
@@ -122,10 +138,10 @@ class MambaStack:
         else:
             after = self._checked("into", into, b)
             written = [each.data_ptr() for each in after]
-            if not all(each.is_contiguous() for each in after) or not set(read).isdisjoint(
-                filter(None, written)
-            ):
-                raise ValueError(f"{NAME}: into must be contiguous, and other tensors than states")
+            if not all(each.is_contiguous() for each in after) or _overlap(held, after):
+                raise ValueError(
+                    f"{NAME}: into must be contiguous, and in memory apart from states and from itself"
+                )
         ids = ids.contiguous()
         logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
         self._native.run(
@@ -157,6 +173,23 @@ class MambaStack:
                         f"{each.device}, expected {dtype} {size} on cpu"
                     )
         return [each for pair in states for each in pair]
+
+
+def _overlap(read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
+    """Whether a tensor that is written shares memory with another; those that are read may share theirs."""
+    spans = sorted(
+        (each.data_ptr(), each.data_ptr() + each.nbytes, is_written)
+        for tensors, is_written in ((read, False), (written, True))
+        for each in tensors
+        if each.numel()
+    )
+    end, end_of_written = 0, 0
+    for start, stop, is_written in spans:
+        if start < (end if is_written else end_of_written):
+            return True
+        end = max(end, stop)
+        end_of_written = max(end_of_written, stop) if is_written else end_of_written
+    return False
 
 
 def _matrix(weight: Weight) -> native.Matrix:

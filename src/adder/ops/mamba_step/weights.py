@@ -71,3 +71,9 @@ class StackWeights(NamedTuple):
         for block in self.blocks:
             yield from (each for each in block.small() if each is not None)
         yield self.norm
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that a kernel reads."""
+        for each in self.matrices():
+            yield from (each,) if isinstance(each, Tensor) else (each.codes, each.scales)
+        yield from self.small()

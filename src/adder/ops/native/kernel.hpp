@@ -1,6 +1,8 @@
 // What memory-bound kernels share: loops over vectors of channels, scratch memory cut into pieces, a switch over
 // storage types, and sums over blocks in a fixed order.
 #pragma once
+#include <new>
+
 #include "arguments.hpp"
 #include "pool.hpp"
 #include "simd.hpp"
@@ -20,6 +22,15 @@ struct Arena {
     used += ceil_div(count * static_cast<int64_t>(sizeof(X)), 64) * 64;
     return reinterpret_cast<X*>(at);
   }
+};
+
+// Aligned memory of one call. Throws std::bad_alloc.
+struct Memory {
+  char* data;
+  explicit Memory(int64_t bytes) : data(static_cast<char*>(::operator new(static_cast<size_t>(bytes), std::align_val_t(64)))) {}
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { ::operator delete(data, std::align_val_t(64)); }
 };
 
 // Calls body(c, n) for vectors of channels c .. c + n - 1; n is a constant except in the last, which may be shorter.

@@ -15,7 +15,8 @@ void run(const QuantizedLinear& p) {
   const int64_t vector_blocks = ceil_div(p.count, vectors), row_blocks = ceil_div(p.weight.rows, row_block);
   Arena sizes{nullptr};
   Activations(sizes, p.weight, p.count);
-  Arena shared{static_cast<char*>(scratch(sizes.used))};
+  const Memory memory(sizes.used);  // as long as the input: not for a thread to keep
+  Arena shared{memory.data};
   Activations all(shared, p.weight, p.count);
   auto body = [&](int64_t phase, int64_t task) {
     const int64_t m0 = (phase == 0 ? task : task % vector_blocks) * vectors, m1 = smaller(m0 + vectors, p.count);
