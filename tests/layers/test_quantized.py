@@ -100,6 +100,32 @@ def test_training_is_refused_by_name() -> None:
 
 
 @pytest.mark.refuses
+def test_replaced_buffers_never_reach_the_kernel() -> None:
+    layer, x = QuantizedLinear.of(linear(), "int8"), torch.ones(2, 40)
+    layer.load_state_dict({**layer.state_dict(), "scales": layer.scales.float()}, assign=True)
+    with pytest.raises(TypeError, match="quantized_linear: scales is torch.float32"):
+        layer(x)
+    layer = QuantizedLinear.of(linear(), "int8")
+    layer.weight = torch.zeros(1, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"quantized_linear: codes has shape \(1,\)"):
+        layer(x)
+    layer = QuantizedLinear.of(linear(), "int8")
+    layer.scales = layer.scales.to("meta")
+    with pytest.raises(ValueError, match="quantized_linear: scales is on meta"):
+        layer(x)
+
+
+def test_a_watched_projection_is_called_as_a_whole() -> None:
+    layer, x = QuantizedLinear.of(linear(), "int8"), torch.ones(2, 40)
+    seen: list[nn.Module] = []
+    layer.register_forward_hook(lambda module, *_: seen.append(module))
+    y, bias = unbiased(layer, x)
+    assert seen == [layer]
+    assert bias is None
+    assert torch.equal(y, QuantizedLinear.of(linear(), "int8")(x))
+
+
+@pytest.mark.refuses
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="QuantizedLinear: scheme is 'int2'"):
         QuantizedLinear(3, 4, scheme="int2")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from adder import DamagedFile, LanguageModel, LanguageModelConfig, UsageError
 from adder.layers import QuantizedEmbedding, QuantizedLinear
@@ -159,6 +160,62 @@ def test_refused_by_name() -> None:
             broken.get_submodule(name).weight.view(-1)[-1] = torch.inf  # type: ignore[operator, union-attr]
         with pytest.raises(UsageError, match=f"quantize_model: {name}"):
             quantize_model(broken, "int8")
+
+
+def test_a_tied_head_of_its_own_is_not_dropped() -> None:
+    given = model()
+    given.lm_head.weight = nn.Parameter(given.lm_head.weight.detach().clone())
+    with pytest.raises(UsageError, match=r"lm_head.weight is not backbone.embedding.weight"):
+        quantize_model(given, "int8")
+    given = model(tie_embeddings=False)  # shared all the same: both are rounded
+    given.lm_head.weight = given.backbone.embedding.weight
+    small = quantize_model(given, "int8")
+    assert torch.equal(small.lm_head.weight, small.backbone.embedding.weight)
+
+
+class Wrapped(nn.Module):
+    """What low-rank fine-tuning puts in the place of a projection."""
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x)  # type: ignore[no-any-return]
+
+
+def test_a_changed_model_is_refused_by_name() -> None:
+    given = model(tie_embeddings=False)
+    mixer = given.backbone.layers[1].mixer
+    for holder, name in ((mixer, "in_proj"), (given.backbone, "embedding"), (given, "lm_head")):
+        before = getattr(holder, name)
+        setattr(holder, name, Wrapped(before))
+        with pytest.raises(UsageError, match=rf"{name} is a Wrapped, .*: merge adapters first"):
+            quantize_model(given, "int8")
+        setattr(holder, name, before)
+    mixer.x_proj.lora = nn.Linear(2, 3)
+    with pytest.raises(UsageError, match=r"layers.1.mixer.x_proj.lora is a module .* merge adapt"):
+        quantize_model(given, "int8")
+    del mixer.x_proj.lora
+    mixer.x_proj.lora_A = nn.Parameter(torch.ones(2))
+    with pytest.raises(UsageError, match=r"x_proj.lora_A is \(2,\), expected nothing"):
+        quantize_model(given, "int8")
+    del mixer.x_proj.lora_A
+    given.lm_head = nn.Linear(48, given.config.padded_vocab_size)
+    with pytest.raises(UsageError, match=r"lm_head.bias is .*, expected nothing"):
+        quantize_model(given, "int8")
+    given.lm_head = nn.Linear(48, given.config.padded_vocab_size, bias=False)
+    mixer.D = nn.Parameter(torch.ones(1))
+    with pytest.raises(UsageError, match=r"layers.1.mixer.D is \(1,\), expected \(96,\)"):
+        quantize_model(given, "int8")
+    del given.backbone.layers[1]
+    with pytest.raises(UsageError, match=r"layers.1.mixer.A_log is nothing, expected \(96, 16\)"):
+        quantize_model(given, "int8")
+
+
+def test_a_model_on_the_meta_device() -> None:
+    for one in (model(), quantize_model(model(), "int8")):
+        assert one.to("meta")(IDS.to("meta")).logits.shape == (2, 30, 50)
 
 
 @pytest.fixture

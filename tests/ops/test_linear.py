@@ -212,6 +212,16 @@ def test_compiles_whole() -> None:
         assert torch.equal(got[name], expected[name]), name
 
 
+@pytest.mark.usefixtures("product")
+def test_a_device_without_autocast() -> None:
+    x, weight, bias = (each.to("meta").requires_grad_() for each in draw(20, 30, 40).values())
+    for function in (linear, torch.ops.adder.linear):
+        y = function(x, weight, bias)
+        assert (y.shape, y.device.type) == ((20, 40), "meta")
+        dx, dweight = torch.autograd.grad(y.sum(), (x, weight))
+        assert (dx.shape, dweight.shape) == (x.shape, weight.shape)
+
+
 X, W = torch.ones(2, 3), torch.ones(5, 3)
 
 

@@ -369,6 +369,14 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 
 @pytest.mark.refuses
+def test_a_weight_that_was_changed_in_place_is_refused() -> None:
+    q = quantize(torch.ones(20, 40), "int8")
+    q.scales.resize_(1)
+    with pytest.raises(ValueError, match=r"quantized_linear: scales has shape \(1,\), expected"):
+        quantized_linear(X, q)
+
+
+@pytest.mark.refuses
 @pytest.mark.parametrize(("function", "error", "message"), REFUSED)
 def test_refuses(function: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

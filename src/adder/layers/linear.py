@@ -20,5 +20,20 @@ def is_bare(module: nn.Module) -> bool:
     A layer that uses only part of a projection (its weight without its bias, some of its rows) asks first: a module
     that replaced it, as for low-rank fine-tuning, or that has hooks, is called as a whole.
     """
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return type(module) is Linear and not any((*hooks, module._backward_pre_hooks))
+    watched = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return not watched and is_untouched(module, (Linear,))
+
+
+def is_untouched(module: nn.Module, classes: tuple[type, ...]) -> bool:
+    """Whether a module is of one of these classes, not of a subclass, has no hooks, and no `forward` of its own.
+
+    Hooks on all modules are not looked at: they are asked for once, not for each module.
+    """
+    return (
+        type(module) in classes
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        and "forward" not in module.__dict__
+    )

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adder.errors import UsageError
-from adder.layers.linear import Linear, is_bare
+from adder.layers.linear import Linear, is_bare, is_untouched
 from adder.ops import linear
 from adder.ops.quantized_linear import QuantizedWeight, quantize
 from adder.ops.quantized_linear.interface import call
@@ -143,7 +143,8 @@ def unbiased(
 
     A module that replaced the projection, or that has hooks, is called as a whole.
     """
-    if isinstance(module, QuantizedLinear):
+    if is_untouched(module, (QuantizedLinear,)):
+        assert isinstance(module, QuantizedLinear)
         return module.product(x), module.bias
     if is_bare(module):
         assert isinstance(module, Linear)

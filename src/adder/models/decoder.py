@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
-from adder.layers.linear import Linear
+from adder.layers.linear import Linear, is_untouched
 from adder.models.backbone import PROJECTIONS, Backbone, Block
 from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.weights import Weight
@@ -143,7 +143,7 @@ def _changed(model: "LanguageModel") -> str | None:
     for name, module, classes in [("the model", model, (LanguageModel,)), *_modules(model)]:
         if type(module) not in classes:
             return f"{name} is a {type(module).__name__}"
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        if not is_untouched(module, classes):
             return f"{name} has a hook"
         if name.endswith(("x_proj", "lm_head")) and module.bias is not None:
             return f"{name} has a bias"

@@ -7,9 +7,16 @@ from torch import nn
 
 from adder.errors import UsageError
 from adder.layers import QuantizedEmbedding, QuantizedLinear
+from adder.layers.linear import Linear
 from adder.models.language_model import LanguageModel
 from adder.ops.quantized_linear import quantize
 from adder.ops.quantized_linear.weight import SCHEMES, Scheme
+
+# What a module with rounded weights is made of.
+_FLOAT: dict[type, tuple[type, ...]] = {
+    QuantizedLinear: (Linear, nn.Linear),
+    QuantizedEmbedding: (nn.Embedding,),
+}
 
 
 @torch.no_grad()
@@ -21,7 +28,8 @@ def quantize_model(model: LanguageModel, scheme: Scheme) -> LanguageModel:
     parameters take no gradient. Memory: the copy, and a few times one matrix on top of it.
 
     Raises:
-        UsageError: the scheme is unknown, the model's weights are rounded already, or one is not finite.
+        UsageError: the scheme is unknown, the model's weights are rounded already, or one is not finite; or a module
+            or parameter is not the one that its config makes, as with adapters or a head that is tied no more.
 
     Example:
         >>> from adder import LanguageModelConfig
@@ -38,20 +46,54 @@ def quantize_model(model: LanguageModel, scheme: Scheme) -> LanguageModel:
         )
     result = LanguageModel(dataclasses.replace(model.config, weights=scheme))
     result.to(next(model.parameters()).device)
-    wanted = dict(result.named_modules())
-    given = dict(model.named_parameters())
-    for name, module in model.named_modules():
-        place = wanted[name]
-        if isinstance(place, QuantizedLinear | QuantizedEmbedding):
-            assert isinstance(module, nn.Linear | nn.Embedding)
-            if not (model.config.tie_embeddings and name == "lm_head"):
-                try:
-                    place.hold(quantize(module.weight, place.scheme))
-                except ValueError as error:
-                    raise UsageError(f"quantize_model: {name}: {error}") from None
+    _refuse_changed(model, result)
+    given = dict(model.named_parameters(remove_duplicate=False))
+    for name, place in result.named_modules():
+        if not isinstance(place, QuantizedLinear | QuantizedEmbedding):
+            continue
+        if not (model.config.tie_embeddings and name == "lm_head"):
+            try:
+                place.hold(quantize(given[f"{name}.weight"], place.scheme))
+            except ValueError as error:
+                raise UsageError(f"quantize_model: {name}: {error}") from None
     result._tie()
     for name, parameter in result.named_parameters():
         if not bool(given[name].isfinite().all()):
             raise UsageError(f"quantize_model: {name} holds a NaN or an infinity")
         parameter.copy_(given[name])
     return result.eval()
+
+
+def _refuse_changed(model: LanguageModel, result: LanguageModel) -> None:
+    """Refuse a model that is not what its config makes: what was put in or around it would be lost in `result`."""
+    known = dict(result.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        place = known.get(name)
+        if place is None:
+            raise UsageError(
+                f"quantize_model: {name} is a module that a LanguageModel does not have: merge adapters first"
+            )
+        kinds = _FLOAT.get(type(place), (type(place),))
+        if type(module) not in kinds and module is not model:
+            raise UsageError(
+                f"quantize_model: {name} is a {type(module).__name__}, expected {kinds[0].__name__}: "
+                "merge adapters first"
+            )
+    tied = model.lm_head.weight is model.backbone.embedding.weight
+    if model.config.tie_embeddings and not tied:
+        raise UsageError(
+            "quantize_model: lm_head.weight is not backbone.embedding.weight, as the config's tie_embeddings says: "
+            "tie it, or give a model with tie_embeddings=False"
+        )
+    given = {name: each.shape for name, each in model.named_parameters(remove_duplicate=False)}
+    shapes = {name: each.shape for name, each in result.named_parameters()}
+    for name, place in known.items():
+        if isinstance(place, QuantizedLinear | QuantizedEmbedding):
+            shapes[f"{name}.weight"] = torch.Size((place.rows, place.columns))
+    for name in [*given, *shapes]:
+        if given.get(name) != shapes.get(name):
+            has, expected = (
+                "nothing" if shape is None else tuple(shape)
+                for shape in (given.get(name), shapes.get(name))
+            )
+            raise UsageError(f"quantize_model: {name} is {has}, expected {expected}")

@@ -51,8 +51,15 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     return work >= (WORTH if x.is_contiguous() else WORTH_TRANSPOSED)
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on there. The meta device and others have none, and PyTorch refuses to be asked."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what F.linear makes of it, in the types given, though autocast may be on: in a backward pass it can be."""
+    if not autocasts(x.device.type):
+        return F.linear(x, weight, bias).contiguous()
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x, weight, bias).contiguous()
 

@@ -36,7 +36,8 @@ def linear(
         TypeError: a type disagrees; the messages name the argument.
 
     Numbers: float32 is added up in float32, bfloat16 and float16 at least in float32, and rounded once. The gradients
-    are products of the same kind, so there are derivatives of any order, in reverse mode.
+    are products of the same kind, so there are derivatives of any order, in reverse mode. torch.func.grad
+    and its kin fail where oneDNN serves, on AMD's processors from 2^24 multiply-adds on: use torch.autograd.grad.
     Cost: rows i o multiply-adds, twice that in the backward pass: arithmetic decides, from some tens of rows on.
 
     Example:
@@ -54,7 +55,7 @@ def linear(
             f"{NAME}: x has shape {tuple(x.shape)}, expected (..., i) with i = {weight.shape[1]}, "
             f"as weight {tuple(weight.shape)} has"
         )
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = cpu.autocasts(x.device.type)
     for name, each, axes in (("weight", weight, "o i"), ("bias", bias, "o")):
         types = (each.dtype,) if autocast and isinstance(each, Tensor) else (x.dtype,)
         expect(NAME, name, each, axes, sizes, x, types)

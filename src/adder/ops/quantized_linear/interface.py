@@ -65,8 +65,9 @@ def call(
     scheme: str,
     bias: Tensor | None,
 ) -> Tensor:
-    """Check x and bias, and call the operator: `quantized_linear` of a layout that was checked before."""
+    """`quantized_linear` of a weight's parts. All are checked at every call: a module's buffers may be replaced."""
     name = "quantized_linear"
+    check_layout(name, codes, scales, rows, columns, scheme)
     expect_floating(name, "x", x)
     shape = tuple(x.shape)
     if x.ndim == 0 or shape[-1] != columns:
