@@ -102,9 +102,9 @@ struct Ahead {
   }
 };
 
-// R rows times M vectors, a register for each sum.
+// R rows times M vectors, a register for each sum, whose lanes are not added up yet: to[r * M + m].
 template <class T, int R, int M>
-inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const float* x, int64_t width, float* y, int64_t y_row) {
+inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const float* x, int64_t width, Vec<float>* to) {
   constexpr int L = lanes<float>;
   Vec<float> total[R][M] = {};
   int64_t c = 0;
@@ -124,14 +124,14 @@ inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const f
       for (int m = 0; m < M; ++m) total[r][m] += weight * load(x + m * width + c);
     }
   for (int r = 0; r < R; ++r)
-    for (int m = 0; m < M; ++m) y[m * y_row + r] = sum<float>(total[r][m]);
+    for (int m = 0; m < M; ++m) to[r * M + m] = total[r][m];
 }
 
 #if defined(__AVX512F__)
 template <int R, int M>
 __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* w, const Ahead<bfloat16>& ahead,
                                                                  int64_t columns, const uint16_t* x, int64_t width,
-                                                                 float* y, int64_t y_row) {
+                                                                 Vec<float>* to) {
   __m512 total[R][M];
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) total[r][m] = _mm512_setzero_ps();
@@ -155,40 +155,56 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int m = 0; m < M; ++m) y[m * y_row + r] = sum<float>((Vec<float>)total[r][m]);
+    for (int m = 0; m < M; ++m) to[r * M + m] = (Vec<float>)total[r][m];
 }
 #endif
 
 template <class T, int R, int M>
-inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t m, float* y, int64_t y_row,
+inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t m, Vec<float>* to,
                        const Ahead<T>& ahead = {}) {
   const T* from = static_cast<const T*>(w.data) + r * w.columns;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 2)
     if (has_bf16_dot())
       return dot_tile_bf16<R, M>(reinterpret_cast<const uint16_t*>(from), ahead, w.columns, a.halves + m * a.width,
-                                 a.width, y, y_row);
+                                 a.width, to);
 #endif
-  dot_tile<T, R, M>(from, ahead, w.columns, a.x + m * a.width, a.width, y, y_row);
+  dot_tile<T, R, M>(from, ahead, w.columns, a.x + m * a.width, a.width, to);
 }
 
 // Four vectors share what is loaded of four rows. For a single one memory decides, and it is fastest read row after row.
+// Lanes are added up for sixteen sums at once, in the same order whichever sums they are.
 template <class T>
 inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activations& a, float* y, int64_t y_row) {
+  constexpr int many = 16;
+  float each[many];
   int64_t r = first;
   const int64_t a_pass = a.count < 4 ? 0 : ceil_div(4, a.count / 4);  // rows to ask for in each pass over these
-  for (; a.count > 1 && r + 4 <= last; r += 4) {
-    float* to = y + (r - first);
+  for (; a.count >= 4 && r + 4 <= last; r += 4) {
     int64_t m = 0, asked = r + 4;
     for (; m + 4 <= a.count; m += 4, asked += a_pass) {
-      const int64_t many = smaller(a_pass, smaller(last, r + 8) - asked);
-      dense_tile<T, 4, 4>(w, r, a, m, to + m * y_row, y_row,
-                          {static_cast<const T*>(w.data) + asked * w.columns, many, w.columns});
+      Vec<float> total[many];
+      dense_tile<T, 4, 4>(w, r, a, m, total,
+                          {static_cast<const T*>(w.data) + asked * w.columns,
+                           smaller(a_pass, smaller(last, r + 8) - asked), w.columns});
+      sums<float>(total, many, each);
+      for (int i = 0; i < many; ++i) y[(m + i % 4) * y_row + (r - first) + i / 4] = each[i];
     }
-    for (; m < a.count; ++m) dense_tile<T, 4, 1>(w, r, a, m, to + m * y_row, y_row);
+    for (; m < a.count; ++m) {
+      Vec<float> total[many] = {};
+      dense_tile<T, 4, 1>(w, r, a, m, total);
+      sums<float>(total, many, each);
+      for (int i = 0; i < 4; ++i) y[m * y_row + (r - first) + i] = each[i];
+    }
   }
-  for (; r < last; ++r)
-    for (int64_t m = 0; m < a.count; ++m) dense_tile<T, 1, 1>(w, r, a, m, y + m * y_row + (r - first), y_row);
+  for (; r < last; r += many)
+    for (int64_t m = 0; m < a.count; ++m) {
+      Vec<float> total[many] = {};
+      const int64_t rows = smaller(many, last - r);
+      for (int64_t i = 0; i < rows; ++i) dense_tile<T, 1, 1>(w, r + i, a, m, total + i);
+      sums<float>(total, many, each);
+      for (int64_t i = 0; i < rows; ++i) y[m * y_row + (r - first) + i] = each[i];
+    }
 }
 
 // The bytes of one tile and group: 4 columns of 16 rows in 64 bytes; int4 holds 4 columns more in the high halves.
