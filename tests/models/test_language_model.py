@@ -8,6 +8,7 @@ import torch
 
 import adder
 from adder import LanguageModel, LanguageModelConfig
+from adder.errors import UsageError
 
 CONFIG = LanguageModelConfig(vocab_size=11, d_model=16, n_layer=2, d_state=4)
 
@@ -348,3 +349,10 @@ def test_torch_compile_takes_the_whole_model(model):
 def test_bad_input_is_refused_by_name(model, call, message):
     with pytest.raises(adder.UsageError, match=message):
         call(model)
+
+
+def test_a_head_of_its_own_is_not_saved_as_tied(model, tmp_path):
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with pytest.raises(UsageError, match="lm_head.weight is not the embedding's"):
+        model.save_pretrained(tmp_path / "here")
+    assert not (tmp_path / "here").exists()

@@ -94,6 +94,19 @@ class LanguageModel(Pretrained):
         fill(model, tensors, Path(path))
         return model.eval()
 
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write config.json and model.safetensors into the folder `path`.
+
+        Raises:
+            UsageError: the config ties the head to the embedding, and the head has become another.
+        """
+        if self.config.tie_embeddings and self.lm_head.weight is not self.backbone.embedding.weight:
+            raise UsageError(
+                "save_pretrained: lm_head.weight is not the embedding's, and config.tie_embeddings says it is: "
+                "nothing was written"
+            )
+        super().save_pretrained(path)
+
     @torch.no_grad()
     def _initialise(self) -> None:
         """Embedding normal, biases of projections zero, out_proj rescaled by 1 / sqrt(depth) as GPT-2 does."""
