@@ -37,10 +37,12 @@ class Decoder:
         self._held: list[tuple[Tensor, int]] = []  # the parameters, and where they lay
         if self.refusal is None:
             weights = stack_weights(self.model)
-            self.refusal = MambaStack.refusal(weights)
-            if self.refusal is None:
+            try:
                 self._stack = MambaStack(weights)
-                self._held = [(each, each.data_ptr()) for each in weights.tensors()]
+            except TypeError as error:  # there is no kernel for these weights
+                self.refusal = str(error)
+                return
+            self._held = [(each, each.data_ptr()) for each in weights.tensors()]
 
     @staticmethod
     def wanted(input_ids: Tensor) -> bool:

@@ -82,7 +82,7 @@ class MambaStack:
         held = [each.codes for each in weights.matrices() if isinstance(each, QuantizedWeight)]
         small = list(weights.small())
         for each in (*dense, *held, *small):
-            if each.device.type != "cpu":
+            if not each.is_cpu:
                 return f"a parameter is on {each.device}, and the kernel serves the CPU"
         for each in dense:
             if each.dtype not in (torch.float32, torch.bfloat16) or not each.is_contiguous():
