@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adder.errors import UsageError
 from adder.layers.linear import Linear
 from adder.layers.norm import GatedRMSNorm
+from adder.layers.selective import step_size_bias
 from adder.layers.state import State, expect_parts
 from adder.ops import short_convolution, state_space_dual
 from adder.ops.dtypes import arithmetic
@@ -102,9 +103,7 @@ class Mamba2(nn.Module):
         # Only its parameters are used: their names, shapes and initialisation are those of nn.Conv1d.
         width = self.split[1]
         self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, bias=conv_bias)
-        self.dt_bias = nn.Parameter(
-            _inverse_softplus_of_steps(heads, dt_min, dt_max, dt_init_floor)
-        )
+        self.dt_bias = nn.Parameter(step_size_bias(heads, dt_min, dt_max, dt_init_floor))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(*A_init_range).log())
         self.D = nn.Parameter(torch.ones(inner if D_has_hdim else heads))
         self.norm = (
@@ -160,12 +159,6 @@ class Mamba2(nn.Module):
         y = y.flatten(2)
         y = self.out_proj(y if self.norm is None else self.norm(y, z))
         return y, None if given is None else {"conv": conv.to(given["conv"].dtype), "ssm": ssm}
-
-
-def _inverse_softplus_of_steps(heads: int, low: float, high: float, floor: float) -> Tensor:
-    """Return softplus^-1 of step sizes that are log-uniform in [low, high], and at least `floor`."""
-    dt = torch.empty(heads).uniform_(math.log(low), math.log(high)).exp().clamp(min=floor)
-    return dt + torch.log(-torch.expm1(-dt))
 
 
 def _expect_range(name: str, limits: tuple[float, float], *, positive: bool) -> None:

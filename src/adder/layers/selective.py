@@ -60,9 +60,7 @@ class SelectiveCore(nn.Module):
         """Draw dt_proj's bias so that softplus(bias) is log-uniform in [dt_min, dt_max]."""
         bound = self.dt_proj.in_features**-0.5
         self.dt_proj.weight.uniform_(-bound, bound)
-        dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max)).exp()
-        dt = dt.clamp(min=floor)
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.dt_proj.bias.copy_(step_size_bias(len(self.dt_proj.bias), dt_min, dt_max, floor))
 
     def scan(
         self,
@@ -136,6 +134,12 @@ class SelectiveSSM(SelectiveCore):
         """Run the layer over u. `seq_idx` restarts the state where packed sequences meet."""
         y, last = self.scan(u, None, state, seq_idx)
         return y, None if state is None else last
+
+
+def step_size_bias(count: int, dt_min: float, dt_max: float, floor: float) -> Float[Tensor, " d"]:
+    """Draw biases b so that softplus(b) is log-uniform in [dt_min, dt_max], and at least `floor`."""
+    dt = torch.empty(count).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
 def default_dt_rank(width: int) -> int:
