@@ -11,7 +11,7 @@ from adder.layers.linear import Linear, is_bare, is_untouched
 from adder.ops import linear
 from adder.ops.quantized_linear import QuantizedWeight, quantize
 from adder.ops.quantized_linear.interface import call
-from adder.ops.quantized_linear.weight import SCHEMES, Scheme, layout
+from adder.ops.quantized_linear.weight import SCHEMES, Scheme, zeros
 
 
 class _Quantized(nn.Module):
@@ -27,10 +27,9 @@ class _Quantized(nn.Module):
         if min(rows, columns) < 1:
             raise UsageError(f"{self._name}: rows {rows} and columns {columns} must be at least 1")
         self.rows, self.columns, self.scheme = rows, columns, scheme
-        codes, scales = layout(rows, columns, scheme)
-        zero = 128 if scheme == "int8" else 8 | 8 << 4
-        self.register_buffer("weight", torch.full(codes, zero, dtype=torch.uint8))
-        self.register_buffer("scales", torch.zeros(scales, dtype=torch.bfloat16))
+        new = zeros(rows, columns, scheme)
+        self.register_buffer("weight", new.codes)
+        self.register_buffer("scales", new.scales)
 
     @property
     def _name(self) -> str:

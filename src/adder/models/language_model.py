@@ -87,12 +87,23 @@ class LanguageModel(Pretrained):
         if dtype is not None and not dtype.is_floating_point:
             raise UsageError(f"from_pretrained: dtype is {dtype}, expected a floating point type")
         config, tensors = read(Path(path), cls.config_class)
-        with torch.device("meta"):  # no memory, and nothing drawn that would be overwritten
-            model = cls(config)
-        model = model.to(dtype or torch.float32).to_empty(device="cpu")
-        model._tie()
+        model = cls.unfilled(config, dtype or torch.float32)
         fill(model, tensors, Path(path))
         return model.eval()
+
+    @classmethod
+    def unfilled(
+        cls,
+        config: LanguageModelConfig,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "LanguageModel":
+        """Return a model whose memory holds anything: nothing is drawn that would be overwritten."""
+        with torch.device("meta"):
+            model = cls(config)
+        model = model.to(dtype).to_empty(device=device)
+        model._tie()
+        return model
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json and model.safetensors into the folder `path`.

@@ -44,8 +44,11 @@ def quantize_model(model: LanguageModel, scheme: Scheme) -> LanguageModel:
         raise UsageError(
             f"quantize_model: the model's weights are {model.config.weights} already: give the float model"
         )
-    result = LanguageModel(dataclasses.replace(model.config, weights=scheme))
-    result.to(next(model.parameters()).device)
+    config, device = (
+        dataclasses.replace(model.config, weights=scheme),
+        next(model.parameters()).device,
+    )
+    result = LanguageModel.unfilled(config, device=device)
     _refuse_changed(model, result)
     given = dict(model.named_parameters(remove_duplicate=False))
     for name, place in result.named_modules():

@@ -110,15 +110,7 @@ _quantized_linear = torch.library.custom_op("adder::quantized_linear", _forward,
 
 
 @_quantized_linear.register_fake
-def _(
-    x: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-    rows: int,
-    columns: int,
-    scheme: str,
-    bias: Tensor | None,
-) -> Tensor:
+def _(x, codes, scales, rows, columns, scheme, bias):  # type: ignore[no-untyped-def]
     check_layout("quantized_linear", codes, scales, rows, columns, scheme)
     return x.new_empty(x.shape[0], rows)
 
@@ -126,13 +118,5 @@ def _(
 if (_native := native.module()) is not None:
 
     @_quantized_linear.register_kernel("cpu")
-    def _(
-        x: Tensor,
-        codes: Tensor,
-        scales: Tensor,
-        rows: int,
-        columns: int,
-        scheme: str,
-        bias: Tensor | None,
-    ) -> Tensor:
+    def _(x, codes, scales, rows, columns, scheme, bias):  # type: ignore[no-untyped-def]
         return cpu.forward(_native, x, codes, scales, rows, columns, scheme, bias)

@@ -145,6 +145,20 @@ def layout(rows: int, columns: int, scheme: str) -> tuple[tuple[int, ...], tuple
     return (tiles, groups, quarters, TILE, _STEP), (tiles, groups, TILE)
 
 
+def zeros(rows: int, columns: int, scheme: Scheme) -> QuantizedWeight:
+    """Return a matrix of zeros."""
+    codes, scales = layout(rows, columns, scheme)
+    zero = _ZERO[scheme]
+    byte = zero if scheme == "int8" else zero | zero << 4
+    return QuantizedWeight(
+        torch.full(codes, byte, dtype=torch.uint8),
+        torch.zeros(scales, dtype=torch.bfloat16),
+        rows,
+        columns,
+        scheme,
+    )
+
+
 def quantize(weight: Float[Tensor, "rows columns"], scheme: Scheme) -> QuantizedWeight:
     """Round a matrix to 8 or 4 bits a weight, with a bfloat16 scale for each row and group of 32 columns.
 
