@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,7 +27,7 @@ class Missing(Exception):
     """The library is not installed here."""
 
 
-class Subject:
+class Subject(ABC):
     """One model, made of a config {vocab_size, d_model, n_layer} and the precision of its weights.
 
     `ids` are (batch, length); a state is whatever the next call wants back.
@@ -37,21 +38,21 @@ class Subject:
 
     model: nn.Module
 
-    def __init__(self, config: dict[str, Any], precision: str):
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, config: dict[str, Any], precision: str): ...
 
     @staticmethod
+    @abstractmethod
     def library() -> str:
         """Import what is needed and return its version; Missing where it is not installed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, ids: Tensor, state: Any) -> Any:
         """Read a text and work out the logits of its last token; return the state, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read one token a row (batch, 1); return the likeliest next ones (batch, 1) and the state."""
-        raise NotImplementedError
 
     def prepare(self, ids: Tensor) -> Any:
         """Return the state after a text, by any way that gets there."""
@@ -60,9 +61,9 @@ class Subject:
             state = self.read(piece, state)
         return state
 
+    @abstractmethod
     def loss(self, ids: Tensor) -> Tensor:
         """Return the mean loss over a text, to be differentiated."""
-        raise NotImplementedError
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters and buffers, a tied one counted once."""
