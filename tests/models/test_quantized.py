@@ -96,7 +96,7 @@ def test_steps_are_the_whole(scheme: Any) -> None:
     whole = small(IDS).logits
     state, steps = small.initial_state(2), []
     for t in range(IDS.shape[1]):
-        logits, _, state = small(IDS[:, t : t + 1], state=state)  # type: ignore[assignment]
+        _, logits, state = small(IDS[:, t : t + 1], state=state)  # type: ignore[assignment]
         steps.append(logits)
     torch.testing.assert_close(
         torch.cat(steps, 1), whole, rtol=0, atol=5e-3 * whole.abs().max().item()
