@@ -319,7 +319,7 @@ def test_generation_repeats_with_its_seed_and_stops_at_its_token(model):
 
 def test_saved_and_loaded_it_is_the_same_model(model, tmp_path):
     model = model.float()
-    model.save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model", "adder")
     loaded = LanguageModel.from_pretrained(tmp_path / "model")
     assert loaded.config == CONFIG
     assert torch.equal(loaded(ids(2, 5)).logits, model(ids(2, 5)).logits)

@@ -85,7 +85,7 @@ def test_stored_bit_for_bit(tmp_path: Path, scheme: Any, tie: bool) -> None:
 
 
 def test_a_float_model_is_stored_as_before(tmp_path: Path) -> None:
-    model().save_pretrained(tmp_path)
+    model().save_pretrained(tmp_path, "adder")
     assert "weights" not in json.loads((tmp_path / "config.json").read_text())["model"]
     assert LanguageModel.from_pretrained(tmp_path).config.weights == "float"
 
@@ -237,7 +237,9 @@ def test_a_config_of_another_model_is_refused_before_memory_is_taken(
     folder: Path, changes: dict[str, Any]
 ) -> None:
     change(folder, **changes)
-    with pytest.raises(DamagedFile, match=r"model.safetensors: holds \d+ numbers, and .* asks for"):
+    with pytest.raises(
+        DamagedFile, match=r"holds \d+ numbers, and .* asks for|weights is .* written with"
+    ):
         LanguageModel.from_pretrained(folder)
 
 

@@ -67,8 +67,8 @@ def convert(
 
 
 def _convert_checkpoint(source: Path, target: Path, prenorm: bool, as_json: bool) -> None:
+    from adder.files import shell_word
     from adder.models.standalone_s4d import convert as converted
-    from adder.training.files import shell_word
 
     model = converted(source, prenorm=prenorm)
     model.save_pretrained(target)

@@ -23,8 +23,8 @@ def convert_weights(
     source: Path, target: Path, weights: str, text: str | None, as_json: bool
 ) -> None:
     """Round the language model in `source` into the folder `target`, which appears whole or not at all."""
+    from adder.files import shell_word
     from adder.models.quantized import quantize_model
-    from adder.training.files import shell_word
     from adder.training.opened import open_model
 
     if source.is_file():

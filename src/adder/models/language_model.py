@@ -17,10 +17,13 @@ from adder.errors import UsageError
 from adder.layers import QuantizedEmbedding, QuantizedLinear, State
 from adder.layers.linear import Linear, is_bare
 from adder.models.backbone import Backbone
-from adder.models.checkpoint import Pretrained, fill, read
+from adder.models.checkpoint import Pretrained, expect_stored, load
 from adder.models.config import LanguageModelConfig
 from adder.models.decoder import Decoder
+from adder.models.formats.weights import Weights
+from adder.models.hub import find_folder
 from adder.models.padding import Padding
+from adder.models.published import Format, read_language_model, write_language_model
 from adder.models.sampling import Sampler
 from adder.models.writing import beam_search, write
 from adder.ops import linear
@@ -81,16 +84,25 @@ class LanguageModel(Pretrained):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, dtype: torch.dtype | None = None) -> "LanguageModel":
-        """Return the model in the folder `path`, as `save_pretrained` wrote it, its parameters float32 or `dtype`.
+        """Return a published model, its parameters float32 or `dtype`, in evaluation mode.
 
-        In bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened where they are
-        used, and residuals, sums and states of the scan stay float32.
+        Args:
+            path: a folder that `save_pretrained` wrote; one of Hugging Face's with a Mamba, FalconMamba or Mamba-2
+                (safetensors, sharded or not); one of mamba_ssm's (safetensors, or pytorch_model.bin, of which nothing
+                but tensors is read); or the name of one on the Hugging Face Hub, as "state-spaces/mamba-130m-hf",
+                which huggingface_hub downloads once.
+            dtype: in bfloat16 the projections, embedding and head run in bfloat16; the small parameters are widened
+                where they are used, and residuals, sums and states of the scan stay float32.
+
+        Raises:
+            UsageError: there is no such model, or it is none that adder runs; the message names what it asks for.
+            DamagedFile: a file is not what it should be; nothing of it was used.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise UsageError(f"from_pretrained: dtype is {dtype}, expected a floating point type")
-        config, tensors = read(Path(path), cls.config_class)
-        model = cls.unfilled(config, dtype or torch.float32)
-        fill(model, tensors, Path(path))
+        config, weights = read_language_model(find_folder(path))
+        model = cls.unfilled(config, dtype or torch.float32, expect=weights)
+        load(model, weights)
         return model.eval()
 
     @classmethod
@@ -99,26 +111,38 @@ class LanguageModel(Pretrained):
         config: LanguageModelConfig,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        expect: Weights | None = None,
     ) -> "LanguageModel":
-        """Return a model whose memory holds anything: nothing is drawn that would be overwritten."""
+        """Return a model whose memory holds anything: nothing is drawn that would be overwritten.
+
+        `expect` are weights that must fit it, or no memory is taken.
+        """
         with torch.device("meta"):
             model = cls(config)
+        if expect is not None:
+            expect_stored(model, expect)
         model = model.to(dtype).to_empty(device=device)
         model._tie()
         return model
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write config.json and model.safetensors into the folder `path`.
+    def save_pretrained(self, path: str | Path, format: Format | None = None) -> None:
+        """Write config.json and the weights into the folder `path`.
+
+        Args:
+            format: "huggingface" (which transformers and `from_pretrained` read), "mamba_ssm" (which mamba_ssm and
+                `from_pretrained` read), or "adder", which has what the others lack, as rounded weights. None is Hugging
+                Face's, or "adder" where that has no such model.
 
         Raises:
-            UsageError: the config ties the head to the embedding, and the head has become another.
+            UsageError: the format has no such model, and the message names what it lacks; or the config ties the
+                head to the embedding, and the head has become another. Nothing was written.
         """
         if self.config.tie_embeddings and self.lm_head.weight is not self.backbone.embedding.weight:
             raise UsageError(
                 "save_pretrained: lm_head.weight is not the embedding's, and config.tie_embeddings says it is: "
                 "nothing was written"
             )
-        super().save_pretrained(path)
+        write_language_model(self, Path(path), format)
 
     @torch.no_grad()
     def _initialise(self) -> None:
