@@ -1,6 +1,6 @@
 """Hugging Face's folders of Mamba, FalconMamba and Mamba-2: their config.json and what it means for a LanguageModel."""
 
-import math
+import dataclasses
 from typing import Any
 
 from adder.errors import UsageError
@@ -59,12 +59,6 @@ _NO_NUMBERS = (
     "pad_vocab_size_multiple",
     "fused_add_norm",
 )
-# What published configs carry over from mamba_ssm: nothing where it says the same.
-_REPEATED = {
-    "d_model": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "d_inner": "intermediate_size",
-}
 
 
 def config_from(values: dict[str, Any]) -> LanguageModelConfig:
@@ -81,41 +75,53 @@ def config_from(values: dict[str, Any]) -> LanguageModelConfig:
         )
     keys = Keys(values)
     table = _ARCHITECTURES[kind]
+    for theirs in table:
+        if values.get(theirs, 0) is None:
+            raise UsageError(f"{theirs} is null, expected a value")
     fields = {ours: keys.take(theirs, default) for theirs, (ours, default) in table.items()}
-    inner = keys.take("intermediate_size", None)
-    if inner is not None and inner != _product(fields["expand"], fields["d_model"]):
-        fields["intermediate_size"] = inner
-    keys.expect("hidden_act", ("silu", "swish"), "silu")
-    keys.expect("rms_norm", (True,), True)
+    fields |= {"intermediate_size": keys.take("intermediate_size", None)}
     if kind == "mamba2":
         fields |= {"layer": "mamba2", "dt_limit": as_limit(keys.take("time_step_limit", None))}
+    config = LanguageModelConfig(**fields, pad_vocab_size_multiple=1)
+    wide = config.expand * config.d_model
+    if config.intermediate_size == wide:
+        config = dataclasses.replace(config, intermediate_size=None)
+    if kind == "mamba2":
         # Ignored by transformers: its Mamba-2 has no step size of low rank, and always gates before it normalises.
         keys.ignore("time_step_rank", "norm_before_gate")
-        if "intermediate_size" in fields:
+        if config.intermediate_size is not None:
             raise UsageError(
-                f"intermediate_size is {inner}, expected expand * hidden_size = "
-                f"{_product(fields['expand'], fields['d_model'])}: mamba2 has no other"
+                f"intermediate_size is {config.d_inner}, expected expand * hidden_size = {wide}: mamba2 has no other"
             )
-        heads = keys.take("num_heads", 128)
-        if _product(heads, fields["headdim"]) != _product(fields["expand"], fields["d_model"]):
+        if (heads := keys.take("num_heads", 128)) != config.heads:
             raise UsageError(
-                f"num_heads * head_dim is {heads} * {fields['headdim']}, expected expand * hidden_size = "
-                f"{fields['expand']} * {fields['d_model']}"
+                f"num_heads * head_dim is {heads} * {config.headdim}, expected expand * hidden_size = "
+                f"{config.expand} * {config.d_model}"
             )
-    for theirs, other in _REPEATED.items():
-        said = keys.take(theirs, None)
-        meant = _product(fields["expand"], fields["d_model"]) if inner is None else inner
-        meant = meant if other == "intermediate_size" else fields[table[other][0]]
-        if said is not None and said != meant:
-            raise UsageError(f"{theirs} is {said!r}, and {other} is {meant!r}")
+    _expect_the_same(keys, config)
+    keys.expect("hidden_act", ("silu", "swish"), "silu")
+    keys.expect("rms_norm", (True,), True)
     if said := keys.take("ssm_cfg", None):
         raise UsageError(f"ssm_cfg is {said!r} beside model_type {kind!r}: expected it empty")
-    for each in keys.take("layer_types", None) or ():
+    layers = keys.take("layer_types", None) or ()
+    for each in layers if isinstance(layers, list | tuple) else (layers,):
         if each != "linear_attention":
             raise UsageError(f"layer_types holds {each!r}, expected linear_attention alone")
     keys.ignore(*GENERIC, *_NO_NUMBERS)
     keys.finish()
-    return LanguageModelConfig(**fields, pad_vocab_size_multiple=1)
+    return config
+
+
+def _expect_the_same(keys: Keys, config: LanguageModelConfig) -> None:
+    """Take what published configs carry over from mamba_ssm, which must say what Hugging Face's own words say."""
+    for word, (own, value) in {
+        "d_model": ("hidden_size", config.d_model),
+        "n_layer": ("num_hidden_layers", config.n_layer),
+        "d_inner": ("intermediate_size", config.d_inner),
+    }.items():
+        said = keys.take(word, value)
+        if said != value:
+            raise UsageError(f"{word} is {said!r}, and {own} is {value!r}")
 
 
 def values_of(config: LanguageModelConfig) -> dict[str, Any]:
@@ -150,12 +156,6 @@ def values_of(config: LanguageModelConfig) -> dict[str, Any]:
     else:
         values |= {"time_step_rank": config.rank, "intermediate_size": config.d_inner}
     return values
-
-
-def _product(one: Any, other: Any) -> Any:
-    """Multiply two values of a config, which may be of any kind: LanguageModelConfig says what is wrong with them."""
-    numbers = all(isinstance(each, int | float) and math.isfinite(each) for each in (one, other))
-    return one * other if numbers else None
 
 
 def their_name(name: str) -> str:

@@ -71,6 +71,8 @@ class Weights(Mapping[str, Tensor]):
         Raises:
             DamagedFile: it is another; the message names the first key that differs.
         """
+        if (CONFIG in self.metadata) != (DIGEST in self.metadata):
+            raise DamagedFile(f"{self.source}: what adder wrote beside its tensors is damaged")
         if CONFIG not in self.metadata:
             return
         try:
@@ -181,11 +183,13 @@ def _open_pickle(path: Path) -> Weights:
 def _open_shards(path: Path) -> Weights:
     index = _read_index(path)
     opened: dict[str, Weights] = {}
-    for file in sorted(set(index.values())):
+    files = sorted(set(index.values()))
+    for file in files:
         if Path(file).name != file or file.startswith("."):
             raise DamagedFile(f"{path}: names the file {file!r}, expected one beside it")
         if not (path.parent / file).is_file():
             raise DamagedFile(f"{path}: the file {file} that it names is not there")
+    for file in files:
         is_pickle = path.name.startswith(PICKLE)
         shard = (_open_pickle if is_pickle else _open_safetensors)(path.parent / file)
         for name in shard:
