@@ -80,7 +80,7 @@ def header(folder, change, data=None):
 BAD_CONFIGS = {
     "a size below zero": ({"hidden_size": -8}, "d_model is -8"),
     "a size of zero": ({"num_hidden_layers": 0}, "n_layer is 0"),
-    "a huge size": ({"hidden_size": 10**7}, "asks for|num_heads"),
+    "a huge size": ({"hidden_size": 10**7}, "asks for|more than any"),
     "a size beyond machines": ({"vocab_size": 10**15}, "more than any machine"),
     "many layers": ({"num_hidden_layers": 10**6}, "asks for"),
     "some more layers": ({"num_hidden_layers": 3}, "layers.2.* is missing"),
