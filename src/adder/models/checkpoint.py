@@ -17,7 +17,6 @@ from adder.models.checked import ModelConfig
 from adder.models.formats.weights import WEIGHTS, Weights, find_weights, open_weights, seal
 
 CONFIG = "config.json"
-VOCABULARY = "vocabulary.json"  # beside a language model that reads text
 _LONGEST_CONFIG = 1 << 20
 # A config.json of adder that names no kind is of the first one there was.
 _FIRST_KIND = "language_model"

@@ -24,8 +24,8 @@ def find_folder(path: str | Path) -> Path:
         UsageError: there is no such folder, and it is no such name; or huggingface_hub, the network or the model on
             the Hub is missing.
     """
-    folder = Path(path)
-    if folder.exists() or not isinstance(path, str) or not _ON_THE_HUB.fullmatch(path):
+    folder, path = Path(path), str(path)
+    if folder.exists() or not _ON_THE_HUB.fullmatch(path):
         return folder
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UsageError(

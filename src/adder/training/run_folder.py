@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from adder.data.vocabulary import Vocabulary
+from adder.data.vocabulary import VOCABULARY, Vocabulary
 from adder.errors import AdderError, DamagedFile, UsageError
 from adder.files import flush_folder, json_bytes, parse_json, shell_word, write_file
-from adder.models.checkpoint import VOCABULARY, fill
+from adder.models.checkpoint import fill
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
