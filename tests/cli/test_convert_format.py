@@ -30,7 +30,8 @@ def test_a_run_through_every_format_and_back(text_run: Path, tmp_path: Path, cap
         assert main(["convert", str(source), str(target), f"--format={format}"]) == 0
         assert "parameters of mamba, in the format of" in capsys.readouterr().out
         assert format_of(target) == format
-        assert torch.equal(logits(target), truth)
+        # Up to the rounding of a product with more rows or fewer.
+        torch.testing.assert_close(logits(target), truth, rtol=1e-5, atol=1e-6)
         assert main(["generate", str(target), "the ", "--max-tokens=3", "--temperature=0"]) == 0
         assert capsys.readouterr().out.startswith("the ")
         source = target
