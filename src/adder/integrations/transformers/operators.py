@@ -52,13 +52,12 @@ def continuing(original: Operator) -> Operator:
     def forward(
         self: nn.Module, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        state = None
-        if cache_params is not None and hidden_states.shape[1] > 1:
-            state = cache_params.get_recurrent_state(self.layer_idx, state_idx=0)
-        if state is None:
+        goes_on = cache_params is not None and hidden_states.shape[1] > 1
+        if not (goes_on and cache_params.has_previous_state(self.layer_idx)):
             return original(self, hidden_states, cache_params, *args, **kwargs)
+        state = _kept(cache_params.layers[self.layer_idx].recurrent_states[0])
         # Zamba has a scan for each head.
-        states = [_kept(state)] if state.ndim == 3 else list(_kept(state).unbind(1))
+        states = [state] if state.ndim == 3 else list(state.unbind(1))
         token = _states_before.set(states)
         try:
             result = original(self, hidden_states, cache_params, *args, **kwargs)
