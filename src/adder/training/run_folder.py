@@ -179,7 +179,9 @@ def run_of(path: Path) -> Path:
     """The run folder of a path that is one, or one of its checkpoints; UsageError for others."""
     run, _ = _split(path, None)
     if not run.is_dir():
-        raise UsageError(f"there is no folder {run}: give a run that adder train has written")
+        raise UsageError(
+            f"there is no folder {run}: give a run that adder train has written, or the folder of a model"
+        )
     if not (run / CHECKPOINTS).is_dir():
         raise UsageError(f"{run} is no run: give a folder that adder train has written")
     return run
