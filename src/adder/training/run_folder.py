@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from adder.data.vocabulary import Vocabulary
+from adder.data.vocabulary import VOCABULARY, Vocabulary
 from adder.errors import AdderError, DamagedFile, UsageError
-from adder.models.checkpoint import VOCABULARY, fill
+from adder.files import flush_folder, json_bytes, parse_json, shell_word, write_file
+from adder.models.checkpoint import fill
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
@@ -29,7 +30,6 @@ from adder.training.checkpoint import (
     write_checkpoint,
 )
 from adder.training.config import ClassificationConfig, Settings, TrainingConfig
-from adder.training.files import flush_folder, json_bytes, parse_json, shell_word, write_file
 
 # Of a run's config.json: 1 is a language model's, 2 names its task.
 FORMATS = {"text": 1, "classification": 2}

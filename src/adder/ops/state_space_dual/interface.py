@@ -236,14 +236,14 @@ def _(  # type: ignore[no-untyped-def]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, softplus, low, high, chunk_size, state, seq_idx, save = inputs
-    if not save:
-        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
+    *tensors, softplus, low, high, chunk_size, state, seq_idx, ctx.saved = inputs
     ctx.save_for_backward(*tensors, state, seq_idx, output[2])
     ctx.options = (softplus, low, high, chunk_size)
 
 
 def _backward(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...]:
+    if not ctx.saved:  # as in a graph that was exported without gradients
+        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
     *first, state, seq_idx, saved = ctx.saved_tensors
     grads = _state_space_dual_backward(*first, *ctx.options, state, seq_idx, saved, dy, dlast)
     given = (*first, state)
