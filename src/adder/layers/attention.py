@@ -1,6 +1,6 @@
 """Causal self-attention with rotary positions: the Transformer's mixer, behind the call of every layer here.
 
-Attention (Vaswani et al. 2017, arXiv:1706.03762), section 3.2; rotary positions (Su et al. 2021, arXiv:2104.09864), 3.2.
+Attention (Vaswani et al. 2017, arXiv:1706.03762), section 3.2; rotary positions (Su et al. 2021, arXiv:2104.09864).
 """
 
 import torch
