@@ -167,6 +167,7 @@ def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[typ
     yield "lm_head", model.lm_head, _LINEAR
     for i, block in enumerate(backbone.blocks()):
         mixer, at = block.mixer, f"backbone.layers.{i}"
+        assert isinstance(mixer, Mamba)
         yield at, block, (Block,)
         yield f"{at}.norm", block.norm, (RMSNorm,)
         yield f"{at}.mixer", mixer, (Mamba,)
