@@ -156,7 +156,7 @@ def views(dtype: torch.dtype) -> dict[str, float]:
     for name, size in {"chunks of 7": 7, "token by token": 1}.items():
         state, parts = model.initial_state(1), []
         for piece in ids.split(size, dim=1):
-            logits, _, state = model(piece, state=state)
+            _, logits, state = model(piece, state=state)
             parts.append(logits.double())
         found[name] = error(torch.cat(parts, dim=1), whole)
     return found

@@ -65,7 +65,7 @@ def test_limits_alone_and_json_on_standard_output(capfd):
         (["bench", "gpu"], "no benchmark of gpu: there is adder bench cpu"),
         ([*TINY, "--only=speed"], "--only speed: choose adder, limits"),
         ([*TINY, "--precision=int3"], "--precision int3: choose float32"),
-        ([*TINY, "--model-size=7b"], "--model-size 7b: choose 130m or tiny"),
+        ([*TINY, "--model-size=7b"], "--model-size 7b: choose 130m, mamba2-130m or tiny"),
         ([*TINY, "--peer-python=no/python"], "--peer-python no/python: there is no such program"),
         ([*TINY, "--gguf=x.gguf"], "--llama-bench and --gguf go together"),
         (

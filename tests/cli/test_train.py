@@ -12,6 +12,7 @@ import pytest
 from adder.cli.main import main
 from adder.training.checkpoint import checkpoint_step, list_checkpoints
 from adder.training.presets import PRESETS
+from adder.training.run_folder import open_run
 
 SIZES = {"d-model": 16, "n-layer": 2, "d-state": 4, "batch-size": 2, "length": 16, "warmup": 2}
 SMALL = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -271,3 +272,13 @@ def test_a_loss_that_is_not_finite(tmp_path, text, capsys):
     assert "is not finite: first in" in line
     assert "backbone" in line
     assert "--learning-rate" in line
+
+
+def test_a_model_of_mamba_2_is_trained_and_read(tmp_path, as_json):
+    (tmp_path / "text.txt").write_text("the adder adds. " * 40)
+    sizes = ["--model=mamba2", "--d-model=16", "--n-layer=1", "--batch-size=2", "--length=16"]
+    run = tmp_path / "run"
+    as_json("train", tmp_path / "text.txt", "-o", run, *sizes, "--steps=2", "--device=cpu")
+    config = open_run(run).config.model
+    assert (config.layer, config.d_state, config.headdim) == ("mamba2", 128, 32)
+    assert as_json("generate", run, "the ", "--max-tokens=3")["tokens"] == 3

@@ -68,7 +68,8 @@ def test_presets_are_valid(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model=gru"], "no model gru: choose mamba, s4 or s4d"),
+        (["--model=mamba2"], "--model mamba2 is for a text"),
+        (["--model=gru"], "no model gru: choose mamba, mamba2, s4 or s4d"),
         (["--model=s4", "--measure=legt", "--rank=1"], "rank is 1, but legt needs at least 2"),
         (["--model=s4", "--measure=odd"], "measure is 'odd'"),
         (["--init=odd"], "init is 'odd'"),

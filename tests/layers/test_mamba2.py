@@ -206,7 +206,7 @@ def test_a_state_of_another_layer_is_refused():
         ({"d_conv": 0}, "d_conv 0"),
         ({"expand": 0}, "expand 0"),
         ({"chunk_size": 0}, "chunk_size 0"),
-        ({"headdim": 5}, "headdim 5 must divide expand"),
+        ({"headdim": 5}, "headdim 5 must divide the 16 inner"),
         ({"headdim": 4, "ngroups": 3}, "ngroups 3 the number of heads"),
         ({"dt_min": 0.2}, "dt_min, dt_max is 0.2, 0.1, expected 0 < least"),
         ({"A_init_range": (0.0, 16.0)}, "A_init_range is 0.0, 16.0"),

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.refuses
 
 @pytest.fixture
 def folder(tmp_path):
-    LanguageModel(LanguageModelConfig(vocab_size=5, d_model=8, n_layer=1)).save_pretrained(tmp_path)
+    LanguageModel(LanguageModelConfig(vocab_size=5, d_model=8, n_layer=1)).save_pretrained(
+        tmp_path, "adder"
+    )
     return tmp_path
 
 

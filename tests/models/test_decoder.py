@@ -192,7 +192,7 @@ def test_a_changed_model_runs_its_own_layers(
     expected, state, steps = model(ids).logits, model.initial_state(2), []
     assert not torch.allclose(before, expected)
     for t in range(6):
-        logits, _, state = model(ids[:, t : t + 1], state=state)
+        _, logits, state = model(ids[:, t : t + 1], state=state)
         steps.append(logits)
     torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
 

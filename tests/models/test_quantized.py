@@ -85,7 +85,7 @@ def test_stored_bit_for_bit(tmp_path: Path, scheme: Any, tie: bool) -> None:
 
 
 def test_a_float_model_is_stored_as_before(tmp_path: Path) -> None:
-    model().save_pretrained(tmp_path)
+    model().save_pretrained(tmp_path, "adder")
     assert "weights" not in json.loads((tmp_path / "config.json").read_text())["model"]
     assert LanguageModel.from_pretrained(tmp_path).config.weights == "float"
 
@@ -96,7 +96,7 @@ def test_steps_are_the_whole(scheme: Any) -> None:
     whole = small(IDS).logits
     state, steps = small.initial_state(2), []
     for t in range(IDS.shape[1]):
-        logits, _, state = small(IDS[:, t : t + 1], state=state)  # type: ignore[assignment]
+        _, logits, state = small(IDS[:, t : t + 1], state=state)  # type: ignore[assignment]
         steps.append(logits)
     torch.testing.assert_close(
         torch.cat(steps, 1), whole, rtol=0, atol=5e-3 * whole.abs().max().item()
@@ -237,7 +237,9 @@ def test_a_config_of_another_model_is_refused_before_memory_is_taken(
     folder: Path, changes: dict[str, Any]
 ) -> None:
     change(folder, **changes)
-    with pytest.raises(DamagedFile, match=r"model.safetensors: holds \d+ numbers, and .* asks for"):
+    with pytest.raises(
+        DamagedFile, match=r"holds \d+ numbers, and .* asks for|weights is .* written with"
+    ):
         LanguageModel.from_pretrained(folder)
 
 

@@ -65,6 +65,5 @@ def flops_per_token(config: LanguageModelConfig, head: bool) -> int:
     The scan, the convolution and the norms are left out, and so is the head unless it is asked for: reading
     a text needs it once.
     """
-    d, inner, n, rank = config.d_model, config.d_inner, config.d_state, config.rank
-    block = d * 2 * inner + inner * (rank + 2 * n) + rank * inner + inner * d
-    return 2 * (config.n_layer * block + (config.vocab_size * d if head else 0))
+    block = sum(rows * columns for rows, columns in config.matrices.values())
+    return 2 * (config.n_layer * block + (config.vocab_size * config.d_model if head else 0))

@@ -9,8 +9,9 @@ from adder.benchmark.contestants import Contestant, Process, Task
 from adder.benchmark.llama import Llama
 from adder.benchmark.peers.models import SUBJECTS
 
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "130m": {"vocab_size": 50280, "d_model": 768, "n_layer": 24},
+    "mamba2-130m": {"vocab_size": 50280, "d_model": 768, "n_layer": 24, "layer": "mamba2"},
     "tiny": {"vocab_size": 2048, "d_model": 128, "n_layer": 4},
 }
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")

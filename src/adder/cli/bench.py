@@ -156,7 +156,7 @@ def _run(plan: "Plan", json_file: Path | None, figure: Path | None) -> None:
             print(page(results))
     if figure is not None:
         from adder.benchmark.figure import picture
-        from adder.training.files import replace_file
+        from adder.files import replace_file
 
         replace_file(figure, picture(results))
 
@@ -171,7 +171,7 @@ class _Moment:
 
 
 def _save(results: "Results", json_file: Path | None) -> None:
-    from adder.training.files import json_bytes, replace_file
+    from adder.files import json_bytes, replace_file
 
     if json_file is not None and str(json_file) != "-":
         replace_file(json_file, json_bytes(results.to_dict()))

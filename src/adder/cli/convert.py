@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from adder.cli.convert_format import convert_format
 from adder.cli.convert_weights import WEIGHTS, convert_weights
 from adder.errors import UsageError
+
+_CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def convert(
@@ -17,13 +20,20 @@ def convert(
             metavar="SRC",
             help="A checkpoint of state-spaces/s4's example.py (the standalone S4D): .pt, .pth or "
             ".safetensors. With --weights a run of a language model, one of its checkpoints, or "
-            "the folder of a model.",
+            "the folder of a model; without it also a folder of Hugging Face's or mamba_ssm's, or a "
+            "name on the Hugging Face Hub.",
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make of it.")],
     prenorm: Annotated[
         bool, typer.Option("--prenorm", help="It was trained with prenorm=True.")
     ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a language model as huggingface, mamba_ssm or adder has it [huggingface]."
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -42,33 +52,39 @@ def convert(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Convert a published checkpoint to a folder that adder evaluate and adder classify read.
+    """Convert a published model: a language model from one format to another, or S4D's checkpoint.
 
-    With --weights, round the weights of a language model: adder generate and adder evaluate read
-    the folder. Nothing but tensors and plain values is unpickled.
+    With --weights, round the weights of a language model. adder generate, evaluate and classify
+    read what is written. Nothing but tensors and plain values is unpickled.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already: give another DST")
     if weights is not None:
         if weights not in WEIGHTS:
             raise UsageError(f"--weights must be {' or '.join(WEIGHTS)}, got {weights}")
-        if prenorm:
-            raise UsageError("--prenorm is for a checkpoint of S4D, and --weights for another SRC")
+        if prenorm or format is not None:
+            other = (
+                "--prenorm is for a checkpoint of S4D" if prenorm else "--format for float weights"
+            )
+            raise UsageError(f"{other}, and --weights for another SRC")
         convert_weights(source, target, weights, text, as_json)
         return
     if text is not None:
         raise UsageError("--text needs --weights: nothing is measured without it")
-    if source.is_dir():
-        raise UsageError(
-            f"{source} is a folder: give --weights int8 or --weights int4 to round a language "
-            "model, or a checkpoint file of S4D"
-        )
+    from_file = source.is_file() or (not source.exists() and source.suffix in _CHECKPOINTS)
+    if format is not None or not from_file:
+        if prenorm:
+            raise UsageError("--prenorm is for a checkpoint file of S4D")
+        if source.is_file():
+            raise UsageError(f"--format is for language models: a folder, and {source} is a file")
+        convert_format(source, target, format or "huggingface", as_json)
+        return
     _convert_checkpoint(source, target, prenorm, as_json)
 
 
 def _convert_checkpoint(source: Path, target: Path, prenorm: bool, as_json: bool) -> None:
+    from adder.files import shell_word
     from adder.models.standalone_s4d import convert as converted
-    from adder.training.files import shell_word
 
     model = converted(source, prenorm=prenorm)
     model.save_pretrained(target)

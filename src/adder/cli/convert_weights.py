@@ -1,13 +1,12 @@
 """`adder convert --weights`: a language model with int8 or int4 weights, and what that costs in perplexity."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adder.cli.convert_format import new_folder
 from adder.cli.threads import use_threads
-from adder.errors import AdderError, UsageError
+from adder.errors import UsageError
 
 if TYPE_CHECKING:
     from adder.data.vocabulary import Vocabulary
@@ -23,8 +22,8 @@ def convert_weights(
     source: Path, target: Path, weights: str, text: str | None, as_json: bool
 ) -> None:
     """Round the language model in `source` into the folder `target`, which appears whole or not at all."""
+    from adder.files import shell_word
     from adder.models.quantized import quantize_model
-    from adder.training.files import shell_word
     from adder.training.opened import open_model
 
     if source.is_file():
@@ -129,15 +128,9 @@ def _megabytes(model: "LanguageModel") -> float:
 
 
 def _write(model: "LanguageModel", vocabulary: "Vocabulary | None", target: Path) -> None:
-    from adder.models.checkpoint import VOCABULARY
+    from adder.data.vocabulary import VOCABULARY
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        model.save_pretrained(temporary)
+    with new_folder(target) as folder:
+        model.save_pretrained(folder)
         if vocabulary is not None:
-            vocabulary.save(temporary / VOCABULARY)
-        temporary.rename(target)  # an empty folder in its place is taken over
-    except OSError as error:
-        raise AdderError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            vocabulary.save(folder / VOCABULARY)

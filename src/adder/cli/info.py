@@ -40,7 +40,7 @@ LEFT_OUT = {
     "linear": "small products, other types than float32, autocast",
     "linear_scan": "float16, complex numbers",
     "selective_scan": "float16, complex A, constant B or C, B and C by different groups",
-    "state_space_dual": "",
+    "state_space_dual": "float16",
     "short_convolution": "float16",
     "long_convolution": "float16, more than 262144 taps",
     "diagonal_kernel": "",

@@ -38,7 +38,10 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="mamba, s4 or s4d [mamba for a text, s4d for labelled sequences]."),
+        typer.Option(
+            help="mamba or mamba2 for a text; mamba, s4 or s4d for labelled sequences "
+            "[mamba for a text, s4d otherwise]."
+        ),
     ] = None,
     vocabulary: Annotated[
         str | None,

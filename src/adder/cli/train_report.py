@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from adder.training.files import shell_word
+from adder.files import shell_word
 
 if TYPE_CHECKING:
     from adder.training.loop import Outcome

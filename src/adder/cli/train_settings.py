@@ -1,5 +1,6 @@
 """What the options of `adder train` ask for: which task, which model, which settings."""
 
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from adder.training.session import Session
 
-MODELS = ("mamba", "s4", "s4d")
+MODELS = ("mamba", "mamba2", "s4", "s4d")
 # What is a setting of the model; everything else is one of the training.
 _OF_ANY_MODEL = frozenset({"d_model", "n_layer", "d_state", "d_conv", "expand", "dt_rank"})
 _OF_CLASSIFIERS = frozenset(
@@ -60,12 +61,14 @@ def find_session(given: dict[str, Any], device_name: str) -> "AbstractContextMan
         raise UsageError(f"no model {model}: choose {', '.join(MODELS[:-1])} or {MODELS[-1]}")
     form = labelled_form(given.get("source"))
     if form is not None or model in ("s4", "s4d") or given.keys() & _OF_SOURCES:
+        if model == "mamba2":
+            raise UsageError("--model mamba2 is for a text, and this is for labelled sequences")
         return _classifier(given, model, form, device)
-    return _language_model(given, device)
+    return _language_model(given, model or "mamba", device)
 
 
 def _language_model(
-    given: dict[str, Any], device: "torch.device"
+    given: dict[str, Any], layer: str, device: "torch.device"
 ) -> "AbstractContextManager[Session]":
     from adder.training.config import TrainingConfig
     from adder.training.device import choose_precision
@@ -77,7 +80,12 @@ def _language_model(
     vocabulary = given.pop("vocabulary", "characters")
     output = given.pop("output", None)
     chosen = find_preset(name)
-    model, training = _settings(given, chosen.model, chosen.training)
+    own = {"d_state", "dt_rank"} - given.keys() if layer == "mamba2" else set()
+    sizes = {key: value for key, value in chosen.model.items() if key not in own}
+    model, training = _settings(given, sizes, chosen.training)
+    if layer == "mamba2":
+        wide = model.get("expand", 2) * model["d_model"]
+        model |= {"layer": layer, "headdim": math.gcd(64, wide)}
     if output is None:
         stem = "stdin" if source == "-" else Path(source or "python-docs").resolve().stem
         output = Path("runs") / f"{stem}-{name}"

@@ -14,6 +14,8 @@ from adder.errors import AdderError, DamagedFile, UsageError
 
 Ids = npt.NDArray[np.int64]
 
+VOCABULARY = "vocabulary.json"  # in the folder of a language model that reads text
+TOKENIZER = "tokenizer.json"  # in one of Hugging Face's
 _HELD_TOKENS = 16  # longer than any character's bytes: what is still incomplete then is invalid
 
 
@@ -230,6 +232,23 @@ class Tokens(Vocabulary):
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "tokenizer": self._description}
+
+
+def find_vocabulary(folder: Path) -> Vocabulary | None:
+    """The vocabulary in a model's folder: adder's vocabulary.json, or a tokenizer.json; None where there is none.
+
+    Raises:
+        DamagedFile: it is not what it should be.
+    """
+    if (folder / VOCABULARY).exists():
+        return Vocabulary.load(folder / VOCABULARY)
+    file = folder / TOKENIZER
+    if not file.exists():
+        return None
+    try:
+        return Tokens(file.read_text(encoding="utf-8"))
+    except (UsageError, UnicodeDecodeError, KeyError) as error:
+        raise DamagedFile(f"{file} is damaged: {error}") from None
 
 
 def make_vocabulary(name: str, text: str) -> Vocabulary:

@@ -1,9 +1,7 @@
 """One safetensors file that knows its own SHA-256: no byte of it can change unnoticed."""
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from adder.errors import DamagedFile, UsageError
+from adder.files import replace_file
 
 _UNSEALED = b"0" * 64
 _KEY = "adder"
@@ -75,21 +74,7 @@ def _replace(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is a folder or a device: give the name of a file")
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, content)
     except OSError as error:
-        _remove(temporary)
         raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(temporary: Path) -> None:
-    with contextlib.suppress(OSError):
-        temporary.unlink()

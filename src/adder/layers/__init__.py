@@ -1,5 +1,6 @@
 """Layers: parameters, their initialisation, and one call to an operator. `y, state = layer(u, state)`."""
 
+from adder.layers.attention import Attention as Attention
 from adder.layers.mamba import Mamba as Mamba
 from adder.layers.mamba2 import Mamba2 as Mamba2
 from adder.layers.norm import GatedRMSNorm as GatedRMSNorm
@@ -7,6 +8,7 @@ from adder.layers.norm import RMSNorm as RMSNorm
 from adder.layers.parameters import parameter_groups as parameter_groups
 from adder.layers.quantized import QuantizedEmbedding as QuantizedEmbedding
 from adder.layers.quantized import QuantizedLinear as QuantizedLinear
+from adder.layers.recurrent import Recurrent as Recurrent
 from adder.layers.s4 import S4 as S4
 from adder.layers.s4_block import S4Block as S4Block
 from adder.layers.s4d import S4D as S4D

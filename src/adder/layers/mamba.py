@@ -5,14 +5,14 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752), section 3.4 and figure 3.
 
 from typing import Literal
 
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from adder.errors import UsageError
+from adder.layers.convolution import convolve
 from adder.layers.linear import Linear
 from adder.layers.selective import SelectiveCore, default_dt_rank
 from adder.layers.state import State, expect_parts
-from adder.ops import short_convolution
 
 
 class _Branch(SelectiveCore):
@@ -28,13 +28,14 @@ class _Branch(SelectiveCore):
         dt_min: float,
         dt_max: float,
         dt_init_floor: float,
+        mixer_norm_eps: float | None,
     ):
         super().__init__(
             channels, state_size, dt_rank, dt_min=dt_min, dt_max=dt_max, dt_init_floor=dt_init_floor
         )
         if width < 1:
             raise UsageError(f"Mamba: d_conv {width} must be at least 1")
-        # Only its parameters are used: their names, shapes and initialisation are those of nn.Conv1d.
+        self.mixer_norm_eps = mixer_norm_eps
         self.conv1d = nn.Conv1d(channels, channels, width, groups=channels, bias=conv_bias)
 
     def convolve_and_scan(
@@ -43,19 +44,13 @@ class _Branch(SelectiveCore):
         z: Float[Tensor, "b l d"],
         state: dict[str, Tensor] | None,
         seq_idx: Int32[Tensor, "b l"] | None,
+        padding: Int[Tensor, " b"] | None,
     ) -> tuple[Float[Tensor, "b l d"], dict[str, Tensor]]:
         """Return the gated output, and the states of both the convolution and the scan."""
         conv, ssm = (None, None) if state is None else (state["conv"], state["ssm"])
-        x, conv = short_convolution(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            state=None if conv is None else conv.to(x.dtype),
-            seq_idx=seq_idx,
-        )
-        y, ssm = self.scan(x, z, ssm, seq_idx)
-        return y, {"conv": conv if state is None else conv.to(state["conv"].dtype), "ssm": ssm}
+        x, conv = convolve(self.conv1d, x, conv, seq_idx, padding)
+        y, ssm = self.scan(x, z, ssm, seq_idx, padding)
+        return y, {"conv": conv, "ssm": ssm}
 
 
 class Mamba(_Branch):
@@ -71,6 +66,9 @@ class Mamba(_Branch):
         d_conv: width of the short convolution.
         expand: inner channels per outer one.
         dt_rank: rank of the map to the step size; "auto" means ceil(d_model / 16).
+        d_inner: inner channels, where they are not expand * d_model.
+        mixer_norm_eps: where given, the step size of low rank, B and C are each normalised with this eps and without
+            weights, as FalconMamba does (arXiv:2410.05355).
         dt_min, dt_max: the initial step sizes are log-uniform between them, and at least dt_init_floor.
         bias: biases on in_proj and out_proj; conv_bias: on the convolution.
         bidirectional: a second branch, `reverse`, with parameters of its own, reads the sequence from its
@@ -104,16 +102,18 @@ class Mamba(_Branch):
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         dt_init_floor: float = 1e-4,
+        d_inner: int | None = None,
+        mixer_norm_eps: float | None = None,
     ):
         if min(d_model, expand) < 1:
             raise UsageError(f"Mamba: d_model {d_model} and expand {expand} must be at least 1")
-        inner = expand * d_model
+        inner = expand * d_model if d_inner is None else d_inner
         rank = default_dt_rank(d_model) if dt_rank == "auto" else dt_rank
         sizes = (inner, d_state, rank, d_conv, conv_bias, dt_min, dt_max, dt_init_floor)
-        super().__init__(*sizes)
+        super().__init__(*sizes, mixer_norm_eps)
         self.in_proj = Linear(d_model, 2 * inner, bias=bias)
         self.out_proj = Linear(inner, d_model, bias=bias)
-        self.reverse = _Branch(*sizes) if bidirectional else None
+        self.reverse = _Branch(*sizes, mixer_norm_eps) if bidirectional else None
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first token. A bidirectional layer has none and refuses."""
@@ -133,17 +133,24 @@ class Mamba(_Branch):
         state: State | None = None,
         *,
         seq_idx: Int32[Tensor, "b l"] | None = None,
+        padding: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], State | None]:
-        """Run the block over u. `seq_idx` keeps packed sequences apart, in the convolution and in the scan."""
+        """Run the block over u.
+
+        `seq_idx` keeps packed sequences apart, in the convolution and in the scan. The first `padding` steps of a row
+        are no input: they leave the state as it is, and what comes out of them means nothing.
+        """
+        if padding is not None and self.reverse is not None:
+            raise UsageError("Mamba: a bidirectional layer takes no padding")
         if state is not None and self.reverse is not None:
             raise UsageError(
                 "Mamba: a bidirectional layer reads its whole input at once and takes no state"
             )
         given = None if state is None else expect_parts("Mamba", state, "conv", "ssm")
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        y, last = self.convolve_and_scan(x, z, given, seq_idx)
+        y, last = self.convolve_and_scan(x, z, given, seq_idx, padding)
         if self.reverse is not None:
             flipped = None if seq_idx is None else seq_idx[:, -1:] - seq_idx.flip(1)
-            back, _ = self.reverse.convolve_and_scan(x.flip(1), z.flip(1), None, flipped)
+            back, _ = self.reverse.convolve_and_scan(x.flip(1), z.flip(1), None, flipped, None)
             y = y + back.flip(1)
         return self.out_proj(y), None if state is None else last  # type: ignore[return-value]

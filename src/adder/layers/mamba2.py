@@ -7,15 +7,16 @@ import math
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from adder.errors import UsageError
+from adder.layers.convolution import NO_STEP, convolve, padded
 from adder.layers.linear import Linear
 from adder.layers.norm import GatedRMSNorm
 from adder.layers.selective import step_size_bias
 from adder.layers.state import State, expect_parts
-from adder.ops import short_convolution, state_space_dual
+from adder.ops import state_space_dual
 from adder.ops.dtypes import arithmetic
 
 
@@ -42,6 +43,7 @@ class Mamba2(nn.Module):
         dt_limit: the least and the largest step size, at every length alike.
         bias: biases on in_proj and out_proj; conv_bias: on the convolution.
         norm_eps: added to the mean square in the norm.
+        d_inner: inner channels, where they are not expand * d_model.
 
     The state is {"conv": (b, d_conv - 1, inner + 2 g n), "ssm": (b, h, p, n)}; it comes back exactly when one was
     given: `layer.initial_state(batch_size)`. Both keep the types they came in.
@@ -79,6 +81,7 @@ class Mamba2(nn.Module):
         bias: bool = False,
         conv_bias: bool = True,
         norm_eps: float = 1e-5,
+        d_inner: int | None = None,
     ):
         super().__init__()
         sizes = {"d_model": d_model, "d_state": d_state, "d_conv": d_conv, "expand": expand}
@@ -86,10 +89,10 @@ class Mamba2(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise UsageError(f"Mamba2: {name} {size} must be at least 1")
-        inner = expand * d_model
-        if inner % headdim or (inner // headdim) % ngroups:
+        inner = expand * d_model if d_inner is None else d_inner
+        if inner < 1 or inner % headdim or (inner // headdim) % ngroups:
             raise UsageError(
-                f"Mamba2: headdim {headdim} must divide expand * d_model = {inner}, and ngroups {ngroups} "
+                f"Mamba2: headdim {headdim} must divide the {inner} inner channels, and ngroups {ngroups} "
                 "the number of heads"
             )
         _expect_range("dt_min, dt_max", (dt_min, dt_max), positive=True)
@@ -100,7 +103,6 @@ class Mamba2(nn.Module):
         self.chunk_size, self.dt_limit = chunk_size, (float(dt_limit[0]), float(dt_limit[1]))
         self.split = (inner, inner + 2 * shared, heads)
         self.in_proj = Linear(d_model, sum(self.split), bias=bias)
-        # Only its parameters are used: their names, shapes and initialisation are those of nn.Conv1d.
         width = self.split[1]
         self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, bias=conv_bias)
         self.dt_bias = nn.Parameter(step_size_bias(heads, dt_min, dt_max, dt_init_floor))
@@ -126,18 +128,19 @@ class Mamba2(nn.Module):
         state: State | None = None,
         *,
         seq_idx: Int32[Tensor, "b l"] | None = None,
+        padding: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], State | None]:
-        """Run the block over u. `seq_idx` keeps packed sequences apart, in the convolution and in the scan."""
+        """Run the block over u.
+
+        `seq_idx` keeps packed sequences apart, in the convolution and in the scan. The first `padding` steps of a row
+        are no input: they leave the state as it is, and what comes out of them means nothing.
+        """
         given = None if state is None else expect_parts("Mamba2", state, "conv", "ssm")
         z, mixed, dt = self.in_proj(u).split(self.split, dim=-1)
-        mixed, conv = short_convolution(
-            mixed,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            state=None if given is None else given["conv"].to(mixed.dtype),
-            seq_idx=seq_idx,
-        )
+        conv, ssm = (None, None) if given is None else (given["conv"], given["ssm"])
+        mixed, conv = convolve(self.conv1d, mixed, conv, seq_idx, padding)
+        if padding is not None and ssm is not None:
+            dt = self._without_steps(dt, padding, ssm)
         shared = self.ngroups * self.d_state
         x, B, C = torch.split(mixed, [self.split[0], shared, shared], dim=-1)
         heads, groups = (-1, self.headdim), (self.ngroups, self.d_state)
@@ -153,12 +156,21 @@ class Mamba2(nn.Module):
             dt_softplus=True,
             dt_limit=self.dt_limit,
             chunk_size=self.chunk_size,
-            state=None if given is None else given["ssm"],
+            state=ssm,
             seq_idx=seq_idx,
         )
         y = y.flatten(2)
         y = self.out_proj(y if self.norm is None else self.norm(y, z))
-        return y, None if given is None else {"conv": conv.to(given["conv"].dtype), "ssm": ssm}
+        return y, None if given is None else {"conv": conv, "ssm": ssm}
+
+    def _without_steps(self, dt: Tensor, padding: Tensor, ssm: Tensor) -> Tensor:
+        """Make the steps of the padding zero, so that they leave the state as it is."""
+        if self.dt_limit[0] > 0 and bool((ssm != 0).any()):
+            raise UsageError(
+                f"Mamba2: with dt_limit {self.dt_limit} every step changes the state, so padding in front of a row "
+                "takes no state: feed rows without padding, or from their beginning"
+            )
+        return dt.masked_fill(padded(padding, dt.shape[1]), NO_STEP)
 
 
 def _expect_range(name: str, limits: tuple[float, float], *, positive: bool) -> None:

@@ -7,13 +7,14 @@ import math
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from adder.errors import UsageError
+from adder.layers.convolution import NO_STEP, padded
 from adder.layers.linear import Linear
 from adder.layers.quantized import unbiased
-from adder.ops import selective_scan
+from adder.ops import rms_norm, selective_scan
 from adder.ops.dtypes import arithmetic
 
 
@@ -24,7 +25,11 @@ class SelectiveCore(nn.Module):
     dt_proj step size of low rank -> step size of every channel, before softplus
     A_log   log(-A), so that A stays negative under any gradient step
     D       the skip connection
+
+    mixer_norm_eps: where given, what x_proj makes is normalised in its three parts, without weights.
     """
+
+    mixer_norm_eps: float | None = None
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("A_log", "D")
 
@@ -68,13 +73,22 @@ class SelectiveCore(nn.Module):
         z: Float[Tensor, "b l d"] | None,
         state: Float[Tensor, "b d n"] | None,
         seq_idx: Int32[Tensor, "b l"] | None,
+        padding: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d n"]]:
-        """Select dt, B and C from x, and run the scan, gated by z where it is given."""
+        """Select dt, B and C from x, and run the scan, gated by z where it is given.
+
+        The first `padding` steps of a row leave the state as it is; x must be zero there.
+        """
         dt, B, C = self.x_proj(x).split(self.split, dim=-1)
+        if self.mixer_norm_eps is not None:
+            dt, B, C = (_normalised(each, self.mixer_norm_eps) for each in (dt, B, C))
         delta, bias = unbiased(self.dt_proj, dt)  # the scan adds the bias, in its own arithmetic
+        delta = delta.to(x.dtype)
+        if padding is not None and state is not None:
+            delta = delta.masked_fill(padded(padding, x.shape[1]), NO_STEP)
         return selective_scan(
             x,
-            delta.to(x.dtype),
+            delta,
             -torch.exp(self.A_log.to(arithmetic(x.dtype))),
             B.to(x.dtype),
             C.to(x.dtype),
@@ -134,6 +148,10 @@ class SelectiveSSM(SelectiveCore):
         """Run the layer over u. `seq_idx` restarts the state where packed sequences meet."""
         y, last = self.scan(u, None, state, seq_idx)
         return y, None if state is None else last
+
+
+def _normalised(x: Tensor, eps: float) -> Tensor:
+    return rms_norm(x, x.new_ones(x.shape[-1], dtype=arithmetic(x.dtype)), eps=eps)
 
 
 def step_size_bias(count: int, dt_min: float, dt_max: float, floor: float) -> Float[Tensor, " d"]:

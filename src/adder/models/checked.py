@@ -84,6 +84,22 @@ def check_positive(name: str, value: object) -> None:
         raise UsageError(f"config: {name} is {value!r}, expected a positive number")
 
 
+def check_range(name: str, value: object, *, positive: bool) -> None:
+    """Raise UsageError where a value is not (least, largest), in this order and not below zero."""
+    pair = value if isinstance(value, tuple) else ()
+    numbers = [
+        each for each in pair if isinstance(each, int | float) and not isinstance(each, bool)
+    ]
+    if not len(pair) == len(numbers) == 2:
+        raise UsageError(f"config: {name} is {value!r}, expected two numbers")
+    low, high = numbers
+    if not ((low > 0 if positive else low >= 0) and low <= high and low < math.inf):
+        least = "above" if positive else "of at least"
+        raise UsageError(
+            f"config: {name} is {value!r}, expected numbers {least} 0, the least first"
+        )
+
+
 def check_count(name: str, value: object) -> None:
     """Raise UsageError where a value is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | float):

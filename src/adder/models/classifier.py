@@ -17,10 +17,10 @@ from adder.models.classifier_config import SequenceClassifierConfig
 
 
 class SequenceClassifierOutput(NamedTuple):
-    """logits (b classes), the mean loss where labels were given, the state where one was given."""
+    """The mean loss where labels were given, logits (b classes), the state where one was given."""
 
-    logits: Float[Tensor, "b classes"]
     loss: Float[Tensor, ""] | None
+    logits: Float[Tensor, "b classes"]
     state: State | None
 
 
@@ -215,7 +215,7 @@ class SequenceClassifier(Pretrained):
             pooled = self._pool(x, lengths, padding)
         logits = self.decoder(pooled.to(self.decoder.weight.dtype))
         loss = None if labels is None else F.cross_entropy(_at_least_float(logits), labels.long())
-        return SequenceClassifierOutput(logits, loss, tuple(after) if before else None)
+        return SequenceClassifierOutput(loss, logits, tuple(after) if before else None)
 
     def _encode(self, inputs: Tensor, padding: Tensor | None) -> Tensor:
         if isinstance(self.encoder, nn.Embedding):

@@ -6,17 +6,50 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from adder.errors import UsageError
-from adder.models.checked import ModelConfig, check_choice, check_count, check_flag, check_positive
+from adder.models.checked import (
+    ModelConfig,
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive,
+    check_range,
+)
 from adder.ops.quantized_linear.weight import SCHEMES, layout
+
+# What only one kind of block has: the other leaves it as it is.
+_OWN = {
+    "mamba": ("dt_rank", "mixer_norm_epsilon"),
+    "mamba2": (
+        "headdim",
+        "ngroups",
+        "chunk_size",
+        "D_has_hdim",
+        "rmsnorm",
+        "norm_before_gate",
+        "A_init_range",
+        "dt_limit",
+    ),
+}
+_RANGES = ("A_init_range", "dt_limit")
+_STATE_SIZE = {"mamba": 16, "mamba2": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig(ModelConfig):
-    """Sizes and initialisation of a LanguageModel over Mamba blocks; the defaults are Mamba's.
+    """Sizes and initialisation of a LanguageModel over Mamba or Mamba-2 blocks; the defaults are theirs.
 
     vocab_size counts the tokens that exist. The embedding is padded to a multiple of
     `pad_vocab_size_multiple` rows for speed; logits never include the padding. `weights` says how the matrices
     are stored: as floats, or rounded by `adder.models.quantize_model`.
+
+    layer: "mamba" or "mamba2", the kind of every block. d_state is 16 for the one and 128 for the other.
+    intermediate_size: channels inside a block, where they are not expand * d_model.
+    mixer_norm_epsilon: where given, the step size of low rank, B and C are each normalised with this eps and without
+        weights, as FalconMamba does (arXiv:2410.05355). Mamba only, as dt_rank is.
+    headdim, ngroups, chunk_size, D_has_hdim, rmsnorm, norm_before_gate, A_init_range, dt_limit: see `adder.Mamba2`.
+
+    Raises:
+        UsageError: a value is not of its kind, or belongs to the other kind of block; the message names it.
     """
 
     kind: ClassVar[str] = "language_model"
@@ -25,7 +58,7 @@ class LanguageModelConfig(ModelConfig):
     vocab_size: int
     d_model: int = 128
     n_layer: int = 6
-    d_state: int = 16
+    d_state: int = None  # type: ignore[assignment]  # None becomes the size of `layer`
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | Literal["auto"] = "auto"
@@ -40,23 +73,55 @@ class LanguageModelConfig(ModelConfig):
     residual_in_fp32: bool = True
     initializer_range: float = 0.02
     weights: Literal["float", "int8", "int4"] = "float"
+    layer: Literal["mamba", "mamba2"] = "mamba"
+    intermediate_size: int | None = None
+    mixer_norm_epsilon: float | None = None
+    headdim: int = 64
+    ngroups: int = 1
+    chunk_size: int = 256
+    D_has_hdim: bool = False
+    rmsnorm: bool = True
+    norm_before_gate: bool = False
+    A_init_range: tuple[float, float] = (1.0, 16.0)
+    dt_limit: tuple[float, float] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
+        check_choice("layer", self.layer, tuple(_OWN))
+        if self.d_state is None:
+            object.__setattr__(self, "d_state", _STATE_SIZE[self.layer])
         for field in dataclasses.fields(self):
             self._check(field.name, field.type, getattr(self, field.name))
         if self.dt_min > self.dt_max:
             raise UsageError(f"config: dt_min {self.dt_min} is above dt_max {self.dt_max}")
+        other = "mamba" if self.layer == "mamba2" else "mamba2"
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _OWN[other]:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(
+                    f"config: {name} is of {other} blocks, and layer is {self.layer!r}"
+                )
+        if self.layer == "mamba2" and (
+            self.d_inner % self.headdim or self.heads % self.ngroups or self.heads < 1
+        ):
+            raise UsageError(
+                f"config: headdim {self.headdim} must divide the {self.d_inner} channels inside a block, and "
+                f"ngroups {self.ngroups} the number of heads"
+            )
         self.check_parameter_count()
 
     @staticmethod
     def _check(name: str, kind: object, value: object) -> None:
-        if name == "dt_rank" and value == "auto":
+        if name == "layer" or (name == "dt_rank" and value == "auto"):
+            return
+        if name in ("intermediate_size", "mixer_norm_epsilon") and value is None:
             return
         if name == "weights":
             check_choice(name, value, ("float", *SCHEMES))
+        elif name in _RANGES:
+            check_range(name, value, positive=name == "A_init_range")
         elif kind is bool:
             check_flag(name, value)
-        elif kind is float:
+        elif kind is float or name == "mixer_norm_epsilon":
             check_positive(name, value)
         else:
             check_count(name, value)
@@ -64,7 +129,12 @@ class LanguageModelConfig(ModelConfig):
     @property
     def d_inner(self) -> int:
         """Channels inside a block."""
-        return self.expand * self.d_model
+        return self.intermediate_size or self.expand * self.d_model
+
+    @property
+    def heads(self) -> int:
+        """Heads of a Mamba-2 block."""
+        return self.d_inner // self.headdim
 
     @property
     def rank(self) -> int:
@@ -77,21 +147,46 @@ class LanguageModelConfig(ModelConfig):
         multiple = self.pad_vocab_size_multiple
         return -(-self.vocab_size // multiple) * multiple
 
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """The projections of a block, and their shapes (out, in)."""
+        d, inner, n, rank = self.d_model, self.d_inner, self.d_state, self.rank
+        if self.layer == "mamba2":
+            rows = 2 * inner + 2 * self.ngroups * n + self.heads
+            return {"in_proj": (rows, d), "out_proj": (d, inner)}
+        return {
+            "in_proj": (2 * inner, d),
+            "x_proj": (rank + 2 * n, inner),
+            "dt_proj": (inner, rank),
+            "out_proj": (d, inner),
+        }
+
     def parameter_count(self) -> int:
         """Return how many parameters the model has, a tied embedding counted once. No tensor is made."""
-        d, inner, n, rank = self.d_model, self.d_inner, self.d_state, self.rank
-        mixer = d * 2 * inner + inner * d + self.bias * (2 * inner + d)
-        mixer += inner * self.d_conv + self.conv_bias * inner
-        mixer += inner * (rank + 2 * n) + rank * inner + inner + inner * n + inner
+        d, inner, n, heads = self.d_model, self.d_inner, self.d_state, self.heads
+        matrices = self.matrices
+        mixer = sum(rows * columns for rows, columns in matrices.values())
+        mixer += self.bias * (matrices["in_proj"][0] + d)
+        if self.layer == "mamba2":
+            convolved = inner + 2 * self.ngroups * n
+            mixer += 2 * heads + (inner if self.D_has_hdim else heads) + self.rmsnorm * inner
+        else:
+            convolved = inner
+            mixer += inner * n + 2 * inner
+        mixer += convolved * (self.d_conv + self.conv_bias)
         embeddings = self.padded_vocab_size * d * (1 if self.tie_embeddings else 2)
         return self.n_layer * (mixer + d) + d + embeddings
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values. Those of a float model are as they were before there were others."""
-        values = super().to_dict()
-        if self.weights == "float":
-            del values["weights"]
-        return values
+        """Return the fields as plain JSON values. What came later than the first Mamba is there where it is used."""
+        later = [field.name for field in dataclasses.fields(self)]
+        later = later[later.index("weights") :]
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in super().to_dict().items()
+            if name not in later or getattr(self, name) != defaults[name]
+        }
 
     def scheme_of(self, matrix: str) -> Literal["int8", "int4"]:
         """Return how a matrix of a model with rounded weights is stored.
@@ -105,17 +200,12 @@ class LanguageModelConfig(ModelConfig):
         count = self.parameter_count()
         if self.weights == "float":
             return count
-        d, inner, rank = self.d_model, self.d_inner, self.rank
-        matrices = {
-            "in_proj": (2 * inner, d),
-            "x_proj": (rank + 2 * self.d_state, inner),
-            "dt_proj": (inner, rank),
-            "out_proj": (d, inner),
-        }
-        for name, shape in matrices.items():
+        for name, shape in self.matrices.items():
             count += self.n_layer * _grown(*shape, self.scheme_of(name))
         heads = 1 if self.tie_embeddings else 2
-        return count + heads * _grown(self.padded_vocab_size, d, self.scheme_of("embedding"))
+        return count + heads * _grown(
+            self.padded_vocab_size, self.d_model, self.scheme_of("embedding")
+        )
 
 
 def _grown(rows: int, columns: int, scheme: str) -> int:

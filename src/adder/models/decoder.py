@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
 from adder.layers.linear import Linear, is_untouched
-from adder.models.backbone import PROJECTIONS, Backbone, Block
+from adder.models.backbone import Backbone, Block
 from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.weights import Weight
 
@@ -81,8 +81,8 @@ class Decoder:
         if any(each.data_ptr() != at for each, at in self._held):
             self._prepare()
         if self._stack is None or not self.serves(state):
-            logits, _, after = self.model(ids.unsqueeze(1), state=state, logits_to_keep=1)
-            return logits[:, 0], after
+            now = self.model(ids.unsqueeze(1), state=state, logits_to_keep=1)
+            return now.logits[:, 0], now.state
         into = _pairs(spare) if spare is not None and self.serves(spare) else None
         logits, pairs = self._stack.step(ids.long(), _pairs(state), into)
         return logits, tuple({"conv": conv, "ssm": ssm} for conv, ssm in pairs)
@@ -98,6 +98,7 @@ def stack_weights(model: "LanguageModel") -> StackWeights:
     blocks = []
     for block in backbone.blocks():
         mixer = block.mixer
+        assert isinstance(mixer, Mamba)
         blocks.append(
             BlockWeights(
                 norm=block.norm.weight,
@@ -136,6 +137,10 @@ def _changed(model: "LanguageModel") -> str | None:
     """Say what in a model is not as the kernel takes it: a module of another class, or one with a hook."""
     from adder.models.language_model import LanguageModel  # which imports this file
 
+    if model.config.layer != "mamba":
+        return f"the blocks are {model.config.layer}"
+    if model.config.mixer_norm_epsilon is not None:
+        return "step size, B and C are normalised"
     dtype = model.backbone.norm_f.weight.dtype
     if dtype != torch.float32 and not model.config.residual_in_fp32:
         return f"residual_in_fp32 is off, and the parameters are {dtype}"
@@ -166,5 +171,5 @@ def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[typ
         yield f"{at}.norm", block.norm, (RMSNorm,)
         yield f"{at}.mixer", mixer, (Mamba,)
         yield f"{at}.mixer.conv1d", mixer.conv1d, (nn.Conv1d,)
-        for name in PROJECTIONS:
+        for name in model.config.matrices:
             yield f"{at}.mixer.{name}", getattr(mixer, name), _LINEAR

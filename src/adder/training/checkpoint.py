@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from adder.errors import AdderError, DamagedFile
-from adder.training.files import flush_folder, json_bytes, parse_json, sha256, write_file
+from adder.files import flush_folder, json_bytes, parse_json, sha256, write_file
 
 FORMAT = 1
 CHECKPOINTS = "checkpoints"

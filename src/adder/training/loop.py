@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adder.errors import AdderError
+from adder.files import shell_word
 from adder.training.checkpoint import list_checkpoints, prune_checkpoints
 from adder.training.events import EventsFile
-from adder.training.files import shell_word
 from adder.training.learner import NotFinite
 from adder.training.memory import memory_errors
 from adder.training.metrics import MetricsFile

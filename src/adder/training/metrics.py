@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from adder.errors import DamagedFile
-from adder.training.files import replace_file
+from adder.files import replace_file
 
 METRICS = "metrics.jsonl"
 

@@ -1,5 +1,6 @@
 """A model that is there, in a run or in a folder of its own, and the data it is evaluated on."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 
 from adder.data.labelled import Labelled, LabelledOptions, read_labelled
 from adder.data.sequences import Indices, Sequences, held_out
-from adder.data.vocabulary import Vocabulary
+from adder.data.vocabulary import TOKENIZER, VOCABULARY, Tokens, Vocabulary, find_vocabulary
 from adder.errors import DamagedFile, UsageError
-from adder.models.checkpoint import VOCABULARY, kind_of
+from adder.models.checkpoint import kind_of
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
+from adder.models.hub import find_folder
 from adder.models.language_model import LanguageModel
 from adder.training.classification import read_run_labelled
 from adder.training.memory import free_memory
@@ -41,6 +43,14 @@ class Opened:
             return self.run.classifier()
         return SequenceClassifier.from_pretrained(self.path)
 
+    def expect_language_model(self) -> None:
+        """Raise UsageError where it is a classifier."""
+        if self.is_classifier:
+            raise UsageError(
+                f"{self.path} is a classifier, not a language model: "
+                "adder evaluate and adder classify read it"
+            )
+
     def language_model(self) -> tuple[LanguageModel, Vocabulary | None]:
         """The model on the CPU, in evaluation mode, and its vocabulary: None for a folder that has none.
 
@@ -50,16 +60,19 @@ class Opened:
         """
         if self.run is not None:
             return self.run.model(), self.run.vocabulary
-        if self.is_classifier:
-            raise UsageError(
-                f"{self.path} is a classifier, not a language model: "
-                "adder evaluate and adder classify read it"
-            )
-        beside = self.path / VOCABULARY
-        vocabulary = Vocabulary.load(beside) if beside.exists() else None
+        self.expect_language_model()
+        vocabulary = find_vocabulary(self.path)
         model = LanguageModel.from_pretrained(self.path)
         if vocabulary is not None and vocabulary.size != model.config.vocab_size:
-            raise DamagedFile(f"{beside} does not belong to the model in {self.path}")
+            rows = model.config.padded_vocab_size
+            if not isinstance(vocabulary, Tokens) or vocabulary.size > rows:
+                raise DamagedFile(
+                    f"{self.path}: its vocabulary has {vocabulary.size} tokens, and its model {model.config.vocab_size}"
+                )
+            # Published models count the padding of the embedding among their tokens.
+            model.config = dataclasses.replace(
+                model.config, vocab_size=vocabulary.size, pad_vocab_size_multiple=rows
+            )
         return model, vocabulary
 
     def reader(self) -> tuple[LanguageModel, Vocabulary]:
@@ -67,18 +80,21 @@ class Opened:
         model, vocabulary = self.language_model()
         if vocabulary is None:
             raise UsageError(
-                f"{self.path} holds a model without a vocabulary: put the {VOCABULARY} of its run beside it"
+                f"{self.path} holds a model without a vocabulary: put the {VOCABULARY} of its run or the {TOKENIZER} "
+                "of its tokenizer beside it"
             )
         return model, vocabulary
 
 
 def open_model(path: Path, checkpoint: str | None = None) -> Opened:
-    """What a folder holds: a run, or a model as `save_pretrained` and `adder convert` write it.
+    """What a folder holds: a run, or a model as `save_pretrained`, `adder convert` or others write it; or what has this
+    name on the Hugging Face Hub.
 
     Raises:
         UsageError: it is neither.
         DamagedFile: a file of a run is not what adder wrote.
     """
+    path = find_folder(path)
     if (kind := kind_of(path)) is not None:
         if checkpoint is not None:
             raise UsageError(f"{path} is a model of no run: it has no checkpoint {checkpoint}")

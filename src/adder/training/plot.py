@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from adder.training.files import replace_file
+from adder.files import replace_file
 
 PICTURE = "loss.png"
 _SMOOTHING = 0.95

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from adder.data.vocabulary import Vocabulary
+from adder.data.vocabulary import VOCABULARY, Vocabulary
 from adder.errors import AdderError, DamagedFile, UsageError
-from adder.models.checkpoint import VOCABULARY, fill
+from adder.files import flush_folder, json_bytes, parse_json, shell_word, write_file
+from adder.models.checkpoint import fill
 from adder.models.classifier import SequenceClassifier
 from adder.models.classifier_config import SequenceClassifierConfig
 from adder.models.config import LanguageModelConfig
@@ -29,7 +30,6 @@ from adder.training.checkpoint import (
     write_checkpoint,
 )
 from adder.training.config import ClassificationConfig, Settings, TrainingConfig
-from adder.training.files import flush_folder, json_bytes, parse_json, shell_word, write_file
 
 # Of a run's config.json: 1 is a language model's, 2 names its task.
 FORMATS = {"text": 1, "classification": 2}
@@ -179,7 +179,9 @@ def run_of(path: Path) -> Path:
     """The run folder of a path that is one, or one of its checkpoints; UsageError for others."""
     run, _ = _split(path, None)
     if not run.is_dir():
-        raise UsageError(f"there is no folder {run}: give a run that adder train has written")
+        raise UsageError(
+            f"there is no folder {run}: give a run that adder train has written, or the folder of a model"
+        )
     if not (run / CHECKPOINTS).is_dir():
         raise UsageError(f"{run} is no run: give a folder that adder train has written")
     return run

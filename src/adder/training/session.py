@@ -11,9 +11,9 @@ import torch
 
 from adder.data.labelled import LabelledOptions, read_labelled
 from adder.data.text import STANDARD_INPUT, read_source
-from adder.data.vocabulary import make_vocabulary
+from adder.data.vocabulary import VOCABULARY, make_vocabulary
 from adder.errors import UsageError
-from adder.models.checkpoint import VOCABULARY, fill, model_tensors
+from adder.models.checkpoint import fill, model_tensors
 from adder.models.classifier import SequenceClassifier
 from adder.models.config import LanguageModelConfig
 from adder.models.language_model import LanguageModel

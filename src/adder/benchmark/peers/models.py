@@ -12,7 +12,7 @@ from .serve import Missing, Subject
 
 
 class Transformers(Subject):
-    """transformers' MambaForCausalLM, as `from_config` makes it: eager."""
+    """transformers' MambaForCausalLM or Mamba2ForCausalLM, as `from_config` makes it: eager."""
 
     @staticmethod
     def library() -> str:
@@ -22,15 +22,21 @@ class Transformers(Subject):
         import transformers
 
         transformers.logging.set_verbosity_error()
-        sizes = transformers.MambaConfig(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["d_model"],
-            num_hidden_layers=config["n_layer"],
-            pad_token_id=0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-        self.model = transformers.MambaForCausalLM(sizes).to(getattr(torch, precision))
+        sizes = {
+            "vocab_size": config["vocab_size"],
+            "hidden_size": config["d_model"],
+            "num_hidden_layers": config["n_layer"],
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+        }
+        if config.get("layer") == "mamba2":
+            heads = 2 * config["d_model"] // 64
+            made = transformers.Mamba2Config(
+                **sizes, num_heads=heads, n_groups=1, tie_word_embeddings=True
+            )
+            self.model = transformers.Mamba2ForCausalLM(made)
+        else:
+            self.model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
+        self.model.to(getattr(torch, precision))
         # Releases before 5 want to be told that the first tokens are over.
         wanted = self.model.forward.__code__.co_varnames
         self.place = {"cache_position": torch.tensor([4])} if "cache_position" in wanted else {}
@@ -82,7 +88,7 @@ class MambaPy(Subject):
         return version_of("mambapy", "mambapy.mamba")
 
     def __init__(self, config: dict[str, Any], precision: str):
-        self.model = MambaPyModel(**config).to(getattr(torch, precision))
+        self.model = MambaPyModel(**only_mamba(config)).to(getattr(torch, precision))
         self.sizes = self.model.mamba.config
 
     def read(self, ids: Tensor, state: Any) -> Any:
@@ -159,7 +165,7 @@ class Loop(Subject):
         return "of this benchmark"
 
     def __init__(self, config: dict[str, Any], precision: str):
-        self.model = LoopModel(**config).to(getattr(torch, precision))
+        self.model = LoopModel(**only_mamba(config)).to(getattr(torch, precision))
 
     def read(self, ids: Tensor, state: Any) -> Any:
         del state
@@ -175,6 +181,13 @@ class Loop(Subject):
 
     def loss(self, ids: Tensor) -> Tensor:
         return next_token_loss(self.model(ids), ids)
+
+
+def only_mamba(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes of a Mamba; what is measured as Mamba-2 has no such peer."""
+    if "layer" in config:
+        raise Missing(f"knows no {config['layer']} here")
+    return config
 
 
 def version_of(library: str, module: str) -> str:

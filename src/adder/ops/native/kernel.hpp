@@ -11,6 +11,7 @@ namespace adder::ADDER_ISA {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t round_up(int64_t count, int64_t multiple) { return ceil_div(count, multiple) * multiple; }
 
 // Cuts a thread's scratch memory into aligned pieces. The first pass, with base null, only counts.
 struct Arena {
@@ -54,6 +55,28 @@ inline void by_storage(Storage storage, F32 f32, F64 f64, B16 bf16) {
     case Storage::float64: return f64();
     case Storage::bfloat16: return bf16();
   }
+}
+
+// A sum of many terms, numbers or vectors, that loses nothing to its length (Kahan 1965): a plain one errs by their number.
+template <class X>
+struct Sum {
+  X total, lost;
+  void add(X x) {
+    x -= lost;
+    const X next = total + x;
+    lost = (next - total) - x;
+    total = next;
+  }
+};
+
+// `count` rows that lie `apart` from each other, summed in their order into one of storage type T.
+template <class T, class S = arithmetic_t<T>>
+inline void sum_rows(const S* rows, int64_t count, int64_t apart, int64_t width, T* to) {
+  for_vectors<S>(width, [&](int64_t i, auto n) {
+    Vec<S> total = load(rows + i, n);
+    for (int64_t row = 1; row < count; ++row) total += load(rows + row * apart + i, n);
+    store(to + i, total, n);
+  });
 }
 
 // parts (count, width) summed over count into `to`, in the order of the parts, in double.

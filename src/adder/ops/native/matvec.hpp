@@ -6,8 +6,6 @@
 
 namespace adder::ADDER_ISA {
 
-inline int64_t round_up(int64_t count, int64_t multiple) { return ceil_div(count, multiple) * multiple; }
-
 // Vectors in the form that a kind of weights multiplies.
 struct Activations {
   Weights kind;

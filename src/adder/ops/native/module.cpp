@@ -58,6 +58,7 @@ void bind_mamba_step(nb::module_&);
 void bind_quantized_linear(nb::module_&);
 void bind_selective_scan(nb::module_&);
 void bind_short_convolution(nb::module_&);
+void bind_state_space_dual(nb::module_&);
 
 }  // namespace adder
 
@@ -77,4 +78,5 @@ NB_MODULE(_native, m) {
   adder::bind_quantized_linear(m);
   adder::bind_selective_scan(m);
   adder::bind_short_convolution(m);
+  adder::bind_state_space_dual(m);
 }

@@ -5,24 +5,12 @@
 namespace adder::ADDER_ISA {
 namespace {
 
-// A sum over chunks that loses nothing to its length (Kahan 1965): a plain one errs by the number of its terms.
-template <class S>
-struct Sum {
-  Vec<S> total, lost;
-  void add(Vec<S> x) {
-    x -= lost;
-    const Vec<S> next = total + x;
-    lost = (next - total) - x;
-    total = next;
-  }
-};
-
 template <class T>
 struct BackwardScratch {
   using S = arithmetic_t<T>;
   // one per vector of the block, kept from chunk to chunk
   Vec<S>*A, *A2, *carry;
-  Sum<S>* dA;
+  Sum<Vec<S>>* dA;
   Vec<S>* dA_chunk;  // one per state
   // one per step
   Vec<S>*raw, *u, *dt, *dtu, *y, *dy, *by_A, *by_B;
@@ -35,7 +23,7 @@ struct BackwardScratch {
   BackwardScratch(char* base, const SelectiveScan& p) {
     Arena arena{base};
     for (Vec<S>** each : {&A, &A2, &carry}) *each = arena.take<Vec<S>>(backward_vectors * p.n);
-    dA = arena.take<Sum<S>>(backward_vectors * p.n), dA_chunk = arena.take<Vec<S>>(p.n);
+    dA = arena.take<Sum<Vec<S>>>(backward_vectors * p.n), dA_chunk = arena.take<Vec<S>>(p.n);
     for (Vec<S>** each : {&raw, &u, &dt, &dtu, &y, &dy, &by_A, &by_B}) *each = arena.take<Vec<S>>(p.chunk);
     states = arena.take<Vec<S>>((p.chunk + 1) * p.n) + p.n;
     for (Vec<S>** each : {&decays, &dB, &dC}) *each = arena.take<Vec<S>>(p.chunk * p.n);
@@ -48,7 +36,7 @@ struct BackwardScratch {
 // One vector of channels, one chunk.
 template <class T, class S = arithmetic_t<T>>
 void chunk_backward(const SelectiveScanBackward& p, BackwardScratch<T>& s, int64_t b, int64_t k, int vector,
-                    const Channels& at, Sum<S>& dD, Sum<S>& dbias) {
+                    const Channels& at, Sum<Vec<S>>& dD, Sum<Vec<S>>& dbias) {
   const int64_t t0 = k * p.chunk, steps = p.l - t0 < p.chunk ? p.l - t0 : p.chunk, n = p.n;
   const Vec<S> D = load_or_zero<S>(p.D, at), bias = load_or_zero<S>(p.delta_bias, at);
   for (int64_t t = 0; t < steps; ++t) {
@@ -93,12 +81,12 @@ template <class T, class S = arithmetic_t<T>>
 void run_block(const SelectiveScanBackward& p, const Block<S, backward_vectors>& block, int64_t parts) {
   const int64_t b = block.b, n = p.n;
   BackwardScratch<T> s(static_cast<char*>(scratch(BackwardScratch<T>(nullptr, p).bytes)), p);
-  Sum<S> dD[backward_vectors] = {}, dbias[backward_vectors] = {};
+  Sum<Vec<S>> dD[backward_vectors] = {}, dbias[backward_vectors] = {};
   for (int v = 0; v < block.count; ++v) {
     gather(static_cast<const S*>(p.A), block.at[v], n, s.A + v * n);
     for (int64_t i = v * n; i < (v + 1) * n; ++i) {
       s.A2[i] = s.A[i] * S(1.4426950408889634);
-      s.dA[i] = Sum<S>{}, s.carry[i] = Vec<S>{};
+      s.dA[i] = Sum<Vec<S>>{}, s.carry[i] = Vec<S>{};
     }
     if (p.dlast) gather(static_cast<const S*>(p.dlast) + b * p.d * n, block.at[v], n, s.carry + v * n);
   }
@@ -121,17 +109,6 @@ void run_block(const SelectiveScanBackward& p, const Block<S, backward_vectors>&
     if (p.dstate) scatter(s.carry + v * n, at, n, static_cast<S*>(p.dstate) + b * p.d * n);
     store(static_cast<S*>(p.dD_rows) + b * p.d + at.first, dD[v].total, at.count);
     store(static_cast<S*>(p.dbias_rows) + b * p.d + at.first, dbias[v].total, at.count);
-  }
-}
-
-// `count` rows that lie `apart` from each other, summed in their order into one of storage type T.
-template <class T, class S = arithmetic_t<T>>
-void sum_rows(const S* rows, int64_t count, int64_t apart, int64_t width, T* to) {
-  for (int64_t i = 0; i < width; i += lanes<S>) {
-    const int n = width - i < lanes<S> ? static_cast<int>(width - i) : lanes<S>;
-    Vec<S> total = load(rows + i, n);
-    for (int64_t row = 1; row < count; ++row) total += load(rows + row * apart + i, n);
-    store(to + i, total, n);
   }
 }
 

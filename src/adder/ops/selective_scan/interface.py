@@ -208,14 +208,14 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx, saved
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, softplus, state, seq_idx, save = inputs
-    if not save:
-        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
+    *tensors, softplus, state, seq_idx, ctx.saved = inputs
     ctx.save_for_backward(*tensors, state, seq_idx, output[2])
     ctx.softplus = softplus
 
 
 def _backward(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...]:
+    if not ctx.saved:  # as in a graph that was exported without gradients
+        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
     u, delta, A, B, C, D, z, delta_bias, state, seq_idx, saved = ctx.saved_tensors
     grads = _selective_scan_backward(
         u, delta, A, B, C, D, z, delta_bias, ctx.softplus, state, seq_idx, saved, dy, dlast

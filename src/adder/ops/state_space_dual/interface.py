@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from adder.ops import native
 from adder.ops.checks import (
     expect,
     expect_floating,
@@ -17,7 +18,7 @@ from adder.ops.checks import (
     sizes_of,
 )
 from adder.ops.dtypes import arithmetic
-from adder.ops.state_space_dual import portable
+from adder.ops.state_space_dual import cpu, portable
 from adder.ops.state_space_dual.portable import Inputs
 
 NAME = "state_space_dual"
@@ -167,7 +168,7 @@ def _state_space_dual(
 @_state_space_dual.register_fake
 def _(x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_min, dt_max, chunk_size, state, seq_idx, save):  # type: ignore[no-untyped-def]
     (b, l, h, p), n = x.shape, B.shape[3]
-    saved = A.new_empty((b, -(-l // chunk_size), h, p, n) if save else (0,))
+    saved = A.new_empty((b, -(-l // chunk_size), h, n, p) if save else (0,))
     return x.new_empty(b, l, h, p), A.new_empty(b, h, p, n), saved
 
 
@@ -235,14 +236,14 @@ def _(  # type: ignore[no-untyped-def]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, softplus, low, high, chunk_size, state, seq_idx, save = inputs
-    if not save:
-        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
+    *tensors, softplus, low, high, chunk_size, state, seq_idx, ctx.saved = inputs
     ctx.save_for_backward(*tensors, state, seq_idx, output[2])
     ctx.options = (softplus, low, high, chunk_size)
 
 
 def _backward(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...]:
+    if not ctx.saved:  # as in a graph that was exported without gradients
+        raise RuntimeError(f"{NAME}: called without `save`, so it has no backward pass")
     *first, state, seq_idx, saved = ctx.saved_tensors
     grads = _state_space_dual_backward(*first, *ctx.options, state, seq_idx, saved, dy, dlast)
     given = (*first, state)
@@ -251,3 +252,21 @@ def _backward(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...]
 
 
 _state_space_dual.register_autograd(_backward, setup_context=_setup_context)
+
+if (_native := native.module()) is not None:
+
+    @_state_space_dual.register_kernel("cpu")
+    def _(*arguments):  # type: ignore[no-untyped-def]
+        *given, save = arguments
+        inputs = Inputs(*given)
+        if cpu.serves(inputs):
+            return cpu.forward(_native, inputs, save)
+        return portable.forward(inputs, save)
+
+    @_state_space_dual_backward.register_kernel("cpu")
+    def _(*arguments):  # type: ignore[no-untyped-def]
+        *given, saved, dy, dlast = arguments
+        inputs = Inputs(*given)
+        if cpu.serves(inputs):
+            return cpu.backward(_native, inputs, saved, dy, dlast)
+        return portable.backward(inputs, saved, dy, dlast)

@@ -60,17 +60,17 @@ class Chunk(NamedTuple):
 
 
 def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the last state, and with `save` the state before each chunk (b chunks h p n), else an empty tensor."""
+    """Return y, the last state, and with `save` the state before each chunk (b chunks h n p), else an empty tensor."""
     x, A = inputs.x, inputs.A
     (b, _, h, p), n = x.shape, inputs.B.shape[3]
     state = A.new_zeros(b, h, p, n) if inputs.state is None else inputs.state
     slices, numbers = _slices(inputs), _numbers(inputs.seq_idx)
     y = x.new_empty(x.shape)  # contiguous, whatever x is
-    saved = A.new_empty((b, len(slices), h, p, n) if save else (0,))
+    saved = A.new_empty((b, len(slices), h, n, p) if save else (0,))
     with torch.autocast(x.device.type, enabled=False):
         for k, at in enumerate(slices):
             if save:
-                saved[:, k] = state
+                saved[:, k] = state.mT
             chunk = _chunk(inputs, at, numbers)
             out = _output(inputs, chunk, _inside(chunk) + _entering(chunk, state))
             y[:, at] = out if inputs.z is None else out * F.silu(inputs.z[:, at].to(out.dtype))
@@ -87,11 +87,11 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     dA: list[Tensor] = []
     dD: list[Tensor] = []
     dbias: list[Tensor] = []
-    carry = A.new_zeros(saved[:, 0].shape) if dlast is None else dlast
+    carry = A.new_zeros(saved[:, 0].mT.shape) if dlast is None else dlast
     numbers = _numbers(inputs.seq_idx)
     with torch.autocast(x.device.type, enabled=False):
         for k, at in reversed(list(enumerate(_slices(inputs)))):
-            chunk, before = _chunk(inputs, at, numbers), saved[:, k]
+            chunk, before = _chunk(inputs, at, numbers), saved[:, k].mT
             entering = _entering(chunk, before)
             dout = dy[:, at].to(A.dtype)
             if z is not None:

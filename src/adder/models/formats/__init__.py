@@ -1,0 +1,1 @@
+"""How published checkpoints are written down: config.json, names of tensors, files."""
