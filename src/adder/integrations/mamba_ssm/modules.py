@@ -113,7 +113,7 @@ class Mamba(_Cached, layers.Mamba):
     a dtype, A_log and D stay float32.
 
     Raises:
-        UsageError: a size is not positive, expand * d_model is not whole, or dt_init is neither random nor constant.
+        UsageError: a size is not positive, or dt_init is neither random nor constant.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Mamba(_Cached, layers.Mamba):
         d_model: int,
         d_state: int = 16,
         d_conv: int = 4,
-        expand: int = 2,
+        expand: float = 2,
         dt_rank: int | Literal["auto"] = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
@@ -142,8 +142,9 @@ class Mamba(_Cached, layers.Mamba):
                 d_model,
                 d_state,
                 d_conv,
-                _whole("Mamba", expand),
+                math.ceil(expand),
                 dt_rank,
+                d_inner=int(expand * d_model),
                 bias=bias,
                 conv_bias=conv_bias,
                 dt_min=dt_min,
@@ -185,7 +186,7 @@ class Mamba2(_Cached, layers.Mamba2):
         d_state: int = 128,
         d_conv: int = 4,
         conv_init: float | None = None,
-        expand: int = 2,
+        expand: float = 2,
         headdim: int = 64,
         d_ssm: int | None = None,
         ngroups: int = 1,
@@ -207,10 +208,10 @@ class Mamba2(_Cached, layers.Mamba2):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        whole = _whole("Mamba2", expand)
-        if d_ssm not in (None, whole * d_model):
+        inner = int(expand * d_model)
+        if d_ssm not in (None, inner):
             raise UsageError(
-                f"Mamba2: d_ssm is {d_ssm}, and only all of expand * d_model = {whole * d_model} is served"
+                f"Mamba2: d_ssm is {d_ssm}, and only all of expand * d_model = {inner} is served"
             )
         if process_group is not None:
             raise UsageError("Mamba2: process_group is not served: give None")
@@ -219,10 +220,11 @@ class Mamba2(_Cached, layers.Mamba2):
                 d_model,
                 d_state,
                 d_conv,
-                whole,
+                math.ceil(expand),
                 headdim,
                 ngroups,
                 chunk_size,
+                d_inner=inner,
                 D_has_hdim=D_has_hdim,
                 rmsnorm=rmsnorm,
                 norm_before_gate=norm_before_gate,
@@ -235,7 +237,7 @@ class Mamba2(_Cached, layers.Mamba2):
                 conv_bias=conv_bias,
             )
         self.d_model, self.d_conv, self.expand = d_model, d_conv, expand
-        self.d_inner = self.d_ssm = whole * d_model
+        self.d_inner = self.d_ssm = inner
         self.nheads, self.rmsnorm = len(self.A_log), rmsnorm
         self.D_has_hdim, self.norm_before_gate = D_has_hdim, norm_before_gate
         self.use_mem_eff_path, self.layer_idx = use_mem_eff_path, layer_idx
@@ -303,12 +305,6 @@ class RMSNormGated(nn.Module):
             self.group_size,
             norm_before_gate=self.norm_before_gate,
         )
-
-
-def _whole(name: str, expand: float) -> int:
-    if expand != int(expand):
-        raise UsageError(f"{name}: expand is {expand}, and only whole numbers are served")
-    return int(expand)
 
 
 def _on(device: torch.device | str | None) -> Any:
