@@ -288,8 +288,6 @@ def test_a_text_is_learnt_by_any_kind_of_model(tmp_path, text, as_json, model):
 
 
 def test_a_transformer_carries_no_state(tmp_path, text, refused):
-    line = refused(
-        2, "train", text, "-o", str(tmp_path / "run"), "--model=transformer", "--carry-state"
-    )
+    line = refused(2, text, "-o", tmp_path / "run", "--model=transformer", "--carry-state")
     assert "a transformer carries no state from step to step" in line
     assert not (tmp_path / "run").exists()
