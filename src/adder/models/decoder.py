@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
+from adder.layers import (
+    GatedRMSNorm,
+    Mamba,
+    Mamba2,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    RMSNorm,
+    State,
+)
 from adder.layers.linear import Linear, is_untouched
 from adder.models.backbone import Backbone, Block
-from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
+from adder.ops.mamba_step import BlockWeights, Mamba2BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.weights import Weight
 
 if TYPE_CHECKING:
@@ -95,26 +103,12 @@ def _pairs(state: State) -> list[tuple[Tensor, Tensor]]:
 def stack_weights(model: "LanguageModel") -> StackWeights:
     """Return the parameters of a model where they lie."""
     backbone = model.backbone
-    blocks = []
-    for block in backbone.blocks():
-        mixer = block.mixer
-        assert isinstance(mixer, Mamba)
-        blocks.append(
-            BlockWeights(
-                norm=block.norm.weight,
-                in_proj=_weight(mixer.in_proj),
-                in_bias=mixer.in_proj.bias,
-                conv_weight=mixer.conv1d.weight.squeeze(1),
-                conv_bias=mixer.conv1d.bias,
-                x_proj=_weight(mixer.x_proj),
-                dt_proj=_weight(mixer.dt_proj),
-                dt_bias=mixer.dt_proj.bias,
-                A_log=mixer.A_log,
-                D=mixer.D,
-                out_proj=_weight(mixer.out_proj),
-                out_bias=mixer.out_proj.bias,
-            )
-        )
+    blocks = [
+        _mamba(block, block.mixer)
+        if isinstance(block.mixer, Mamba)
+        else _mamba2(block, block.mixer)
+        for block in backbone.blocks()
+    ]
     return StackWeights(
         blocks,
         _weight(backbone.embedding),
@@ -122,6 +116,44 @@ def stack_weights(model: "LanguageModel") -> StackWeights:
         _weight(model.lm_head),
         model.config.vocab_size,
         model.config.norm_epsilon,
+    )
+
+
+def _mamba(block: Block, mixer: Mamba) -> BlockWeights:
+    return BlockWeights(
+        norm=block.norm.weight,
+        in_proj=_weight(mixer.in_proj),
+        in_bias=mixer.in_proj.bias,
+        conv_weight=mixer.conv1d.weight.squeeze(1),
+        conv_bias=mixer.conv1d.bias,
+        x_proj=_weight(mixer.x_proj),
+        dt_proj=_weight(mixer.dt_proj),
+        dt_bias=mixer.dt_proj.bias,
+        A_log=mixer.A_log,
+        D=mixer.D,
+        out_proj=_weight(mixer.out_proj),
+        out_bias=mixer.out_proj.bias,
+    )
+
+
+def _mamba2(block: Block, mixer: Mamba2) -> Mamba2BlockWeights:
+    norm = mixer.norm
+    return Mamba2BlockWeights(
+        norm=block.norm.weight,
+        in_proj=_weight(mixer.in_proj),
+        in_bias=mixer.in_proj.bias,
+        conv_weight=mixer.conv1d.weight.squeeze(1),
+        conv_bias=mixer.conv1d.bias,
+        dt_bias=mixer.dt_bias,
+        A_log=mixer.A_log,
+        D=mixer.D,
+        gate_norm=None if norm is None else norm.weight,
+        out_proj=_weight(mixer.out_proj),
+        out_bias=mixer.out_proj.bias,
+        groups=mixer.ngroups,
+        dt_limit=mixer.dt_limit,
+        gate_eps=1.0 if norm is None else norm.eps,
+        norm_before_gate=norm is not None and norm.norm_before_gate,
     )
 
 
@@ -137,8 +169,6 @@ def _changed(model: "LanguageModel") -> str | None:
     """Say what in a model is not as the kernel takes it: a module of another class, or one with a hook."""
     from adder.models.language_model import LanguageModel  # which imports this file
 
-    if model.config.layer != "mamba":
-        return f"the blocks are {model.config.layer}"
     if model.config.mixer_norm_epsilon is not None:
         return "step size, B and C are normalised"
     dtype = model.backbone.norm_f.weight.dtype
@@ -156,6 +186,11 @@ def _changed(model: "LanguageModel") -> str | None:
             return f"{name} has a bias"
         if isinstance(module, RMSNorm) and module.eps != eps:
             return f"{name} has another eps, {module.eps}, than the model's config, {eps}"
+        if (
+            isinstance(module, GatedRMSNorm)
+            and module.group_size != model.config.d_inner // model.config.ngroups
+        ):
+            return f"{name} normalises other groups than the model's config says"
     return None
 
 
@@ -170,7 +205,9 @@ def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[typ
         assert isinstance(mixer, Mamba)
         yield at, block, (Block,)
         yield f"{at}.norm", block.norm, (RMSNorm,)
-        yield f"{at}.mixer", mixer, (Mamba,)
+        yield f"{at}.mixer", mixer, (Mamba if model.config.layer == "mamba" else Mamba2,)
         yield f"{at}.mixer.conv1d", mixer.conv1d, (nn.Conv1d,)
+        if isinstance(mixer, Mamba2) and mixer.norm is not None:
+            yield f"{at}.mixer.norm", mixer.norm, (GatedRMSNorm,)
         for name in model.config.matrices:
             yield f"{at}.mixer.{name}", getattr(mixer, name), _LINEAR
