@@ -1,7 +1,7 @@
 """A language model one token at a time: in one native call where its modules are what the kernel knows."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ def stack_weights(model: "LanguageModel") -> StackWeights:
     blocks = [
         _mamba(block, block.mixer)
         if isinstance(block.mixer, Mamba)
-        else _mamba2(block, block.mixer)
+        else _mamba2(block, cast(Mamba2, block.mixer))
         for block in backbone.blocks()
     ]
     return StackWeights(
@@ -169,6 +169,8 @@ def _changed(model: "LanguageModel") -> str | None:
     """Say what in a model is not as the kernel takes it: a module of another class, or one with a hook."""
     from adder.models.language_model import LanguageModel  # which imports this file
 
+    if model.config.layer not in ("mamba", "mamba2"):
+        return f"the blocks are {model.config.layer}"
     if model.config.mixer_norm_epsilon is not None:
         return "step size, B and C are normalised"
     dtype = model.backbone.norm_f.weight.dtype
@@ -201,8 +203,8 @@ def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[typ
     yield "backbone.norm_f", backbone.norm_f, (RMSNorm,)
     yield "lm_head", model.lm_head, _LINEAR
     for i, block in enumerate(backbone.blocks()):
-        mixer, at = block.mixer, f"backbone.layers.{i}"
-        assert isinstance(mixer, Mamba)
+        # Whoever goes through these stops at a mixer of another class.
+        mixer, at = cast(Mamba | Mamba2, block.mixer), f"backbone.layers.{i}"
         yield at, block, (Block,)
         yield f"{at}.norm", block.norm, (RMSNorm,)
         yield f"{at}.mixer", mixer, (Mamba if model.config.layer == "mamba" else Mamba2,)
