@@ -39,7 +39,8 @@ def cases() -> Iterator[Case]:
     for absent in (["D"], ["z"], ["delta_bias"], ["state"], ["D", "z", "state", "delta_bias"]):
         yield f"without {absent}", CUT, {**draw(1, 35, 3, 2), **dict.fromkeys(absent)}
     plain = draw(1, 40, 3, 2)
-    yield "no softplus", CUT, {**plain, "delta": plain["delta"].abs(), "delta_softplus": False}
+    plain |= {"delta": plain["delta"].abs(), "delta_bias": None, "delta_softplus": False}
+    yield "no softplus", CUT, plain
     yield "strided", CUT, strided(draw(2, 33, 6, 3))
     if not INTERPRETED:  # which is slow
         for states in (1, 16, 64, 256):

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from adder.ops.selective_scan.gpu_common import (
     LN2,
+    block_inputs,
     crossing,
     load_channels,
     load_row,
@@ -23,9 +24,8 @@ from adder.ops.selective_scan.gpu_common import (
     starts_among,
     step_size,
     store_row,
-    two_steps,
+    two_numbers,
 )
-from adder.ops.selective_scan.gpu_forward import block_inputs
 
 
 @triton.jit
@@ -41,9 +41,9 @@ def open_gate(dy, z, here, inside, EXACT: tl.constexpr):
 
 @triton.jit
 def adjoint_ends_kernel(
-    delta, dy, z, A2, CT, bias, seq_idx, ends, totals,
+    delta, dy, z, A2, BC, bias, seq_idx, ends, totals,
     delta_b, delta_l, dy_b, dy_l, z_b, z_l,
-    length, padded, d, n, width, groups, blocks, segments, segment_steps,
+    length, d, n, width, groups, blocks, segments, segment_steps, tiles,
     SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """g at the start of each segment but the first, from zero after its end, and the sum of its steps."""
@@ -58,8 +58,7 @@ def adjoint_ends_kernel(
     if z is not None:
         z += batch * z_b + channel
     state = ends + (batch * segments + segment) * n * d
-    projection = (batch * groups + group) * n * padded
-    C2 = CT.to(tl.pointer_type(tl.int64))
+    projections = BC.to(tl.pointer_type(tl.int64)) + (batch * groups + group) * tiles * n * STEPS
     total = tl.zeros([WARPS, 32], tl.float32)
     for k in range(tl.cdiv(after, STEPS)):
         row -= STEPS
@@ -79,18 +78,18 @@ def adjoint_ends_kernel(
             total += dt
         if seq_idx is not None:
             total = tl.where(starts != 0, float("inf"), total)
-        at, steps = channel, (projection + row) // 2
+        at, two = channel, projections + row * n
         for _ in range(n):
             a2 = tl.load(A2 + at, mask=here, other=0.0)
             g = tl.load(state + at, mask=here & (k > 0), other=0.0)
             for t in tl.static_range(STEPS - 1, -1, -1):
                 if t % 2 == 1:
-                    c = two_steps(C2 + steps + t // 2)
-                g = tl.exp2(dts[t] * a2) * (c[t % 2] * qs[t] + g)
+                    c = two_numbers(two + STEPS // 2 + t // 2)
+                g = tl.exp2(dts[t] * a2) * tl.fma(c[t % 2], qs[t], g)
                 g = restarted(g, seq_idx, starts, t)
             tl.store(state + at, g, mask=here)
             at += d
-            steps += padded // 2
+            two += STEPS
     tl.store(totals + (batch * segments + segment) * d + channel, total, mask=here)
 
 
@@ -126,17 +125,17 @@ def summed_over_lanes(values, lane, STEPS: tl.constexpr):
 
 @triton.jit
 def adjoint_kernel(
-    u, delta, z, A2, BT, CT, D, bias, seq_idx, saved, dy, dlast, ends, totals,
+    u, delta, z, A2, BC, D, bias, seq_idx, saved, dy, dlast, ends, totals,
     middle, carry, du, ddelta, dz, dstate, dA, partial, dD, dbias,
     u_b, u_l, delta_b, delta_l, z_b, z_l, dy_b, dy_l,
-    length, padded, d, n, width, groups, blocks, segments, segment_steps, chunks,
+    length, d, n, width, groups, blocks, segments, segment_steps, tiles, chunks,
     SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
     WARPS: tl.constexpr,
 ):  # fmt: skip
     """Every gradient. Those of parameters are of one segment of one batch row, those of B and C of one block.
 
     `carry` and dA (b segments n d) hold g and the gradient of A between two blocks of steps, `middle`
-    (b segments CHUNK/STEPS-1 n d) the states inside a chunk; `partial` is (b blocks 2 n padded).
+    (b segments CHUNK/STEPS-1 n d) the states inside a chunk; `partial` is (b blocks tiles n 2 STEPS).
     """
     batch, group, segment, block, channel, here = place(width, groups, blocks, segments, WARPS)
     place_of_segment = batch * segments + segment
@@ -171,12 +170,9 @@ def adjoint_kernel(
     if z is not None:
         z += batch * z_b + channel
     lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (WARPS, 32))
-    partial += (batch * groups * blocks + block) * 2 * n * padded
     which = tl.arange(0, 32)
-    partial += (which // STEPS).to(tl.int64) * n * padded + which % STEPS
-    projection = (batch * groups + group) * n * padded
-    B2 = BT.to(tl.pointer_type(tl.int64))
-    C2 = CT.to(tl.pointer_type(tl.int64))
+    partial += (batch * groups * blocks + block) * tiles * n * 2 * STEPS + which
+    projections = BC.to(tl.pointer_type(tl.int64)) + (batch * groups + group) * tiles * n * STEPS
     sum_D = tl.zeros([WARPS, 32], tl.float32)
     sum_bias = tl.zeros([WARPS, 32], tl.float32)
     for k in range(tl.cdiv(after, STEPS)):
@@ -188,30 +184,28 @@ def adjoint_kernel(
             earlier = row - inner * STEPS
             source = before
             for m in range(inner):
-                dts, xs, _, starts, _, _ = block_inputs(
+                dts, xs, _, starts = block_inputs(
                     u + earlier * u_l, delta + earlier * delta_l, u_l, delta_l, bias_here,
                     seq_idx, batch, earlier, length, here, STEPS, SOFTPLUS, EXACT,
                 )  # fmt: skip
-                at, steps = channel, (projection + earlier) // 2
+                at, two = channel, projections + earlier * n
                 for _ in range(n):
                     a2 = tl.load(A2 + at, mask=here, other=0.0)
                     h = tl.load(source + at, mask=here, other=0.0)
                     for t in tl.static_range(STEPS):
                         if t % 2 == 0:
-                            b = two_steps(B2 + steps + t // 2)
-                        h = (
-                            tl.exp2(dts[t] * a2) * restarted(h, seq_idx, starts, t)
-                            + xs[t] * b[t % 2]
-                        )
+                            b = two_numbers(two + t // 2)
+                        h = restarted(h, seq_idx, starts, t)
+                        h = tl.fma(tl.exp2(dts[t] * a2), h, xs[t] * b[t % 2])
                     tl.store(middle + m * n * d + at, h, mask=here)
                     at += d
-                    steps += padded // 2
+                    two += STEPS
                 source = middle + m * n * d
                 earlier += STEPS
         if inner > 0:
             before = middle + (inner - 1) * n * d
 
-        dts, xs, _, starts, _, _ = block_inputs(
+        dts, xs, _, starts = block_inputs(
             u + row * u_l, delta + row * delta_l, u_l, delta_l, bias_here,
             seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
         )  # fmt: skip
@@ -225,7 +219,7 @@ def adjoint_kernel(
             by_A = by_A + (tl.zeros([WARPS, 32], tl.float32),)
             by_B = by_B + (tl.zeros([WARPS, 32], tl.float32),)
             ys = ys + (tl.zeros([WARPS, 32], tl.float32),)
-        at, steps, to = channel, (projection + row) // 2, partial + row
+        at, two, to = channel, projections + row * n, partial + row * n * 2
         for _ in range(n):
             a2 = tl.load(A2 + at, mask=here, other=0.0)
             h = tl.load(before + at, mask=here, other=0.0)
@@ -233,34 +227,34 @@ def adjoint_kernel(
             sum_A = tl.load(dA + at, mask=here, other=0.0)
             decays, hs, bs, cs, y_after = (), (h,), (), (), ()
             for pair in tl.static_range(STEPS // 2):
-                bs = bs + two_steps(B2 + steps + pair)
-                cs = cs + two_steps(C2 + steps + pair)
+                bs = bs + two_numbers(two + pair)
+                cs = cs + two_numbers(two + STEPS // 2 + pair)
             for t in tl.static_range(STEPS):
                 decays = decays + (tl.exp2(dts[t] * a2),)
-                h = decays[t] * restarted(h, seq_idx, starts, t) + xs[t] * bs[t]
+                h = tl.fma(decays[t], restarted(h, seq_idx, starts, t), xs[t] * bs[t])
                 hs = hs + (h,)
                 if z is not None:
-                    y_after = y_after + (ys[t] + cs[t] * h,)
+                    y_after = y_after + (tl.fma(cs[t], h, ys[t]),)
             if z is not None:
                 ys = y_after
             # From the last step to the first: tuples grow at their front.
             A_after, B_after, sums = (), (), ()
             for t in tl.static_range(STEPS - 1, -1, -1):
-                dh = cs[t] * qs[t] + g
+                dh = tl.fma(cs[t], qs[t], g)
                 g = decays[t] * dh
                 w = restarted(g * hs[t], seq_idx, starts, t)
                 g = restarted(g, seq_idx, starts, t)
-                sum_A += w * dts[t]
-                A_after = (by_A[t] + w * a2,) + A_after
-                B_after = (by_B[t] + dh * bs[t],) + B_after
+                sum_A = tl.fma(w, dts[t], sum_A)
+                A_after = (tl.fma(w, a2, by_A[t]),) + A_after
+                B_after = (tl.fma(dh, bs[t], by_B[t]),) + B_after
                 sums = halved((dh * xs[t], qs[t] * hs[t + 1]), lane, STEPS) + sums
             by_A, by_B = A_after, B_after
             tl.store(carry + at, g, mask=here)
             tl.store(dA + at, sum_A, mask=here)
             tl.store(to, tl.sum(summed_over_lanes(sums, lane, STEPS), 0), mask=which < 2 * STEPS)
             at += d
-            steps += padded // 2
-            to += padded
+            two += STEPS
+            to += 2 * STEPS
         u_t, delta_t, dy_t = u + row * u_l, delta + row * delta_l, dy + row * dy_l
         z_t = z if z is None else z + row * z_l
         to = (batch * length + row) * d + channel
@@ -304,24 +298,23 @@ def adjoint_kernel(
 
 @triton.jit
 def sum_kernel(
-    partial, dB, dC, length, padded, n, groups, blocks, tiles,
-    STEPS: tl.constexpr, STATES: tl.constexpr,
-):  # fmt: skip
-    """dB and dC (b l g n) from their sums over each block of channels (b g blocks 2 n padded)."""
-    tile = tl.program_id(0) % tiles
+    partial, dB, dC, length, n, groups, blocks, tiles, STEPS: tl.constexpr, STATES: tl.constexpr
+):
+    """dB and dC (b l g n) from their sums over each block of channels (b g blocks tiles n 2 STEPS)."""
+    tile = (tl.program_id(0) % tiles).to(tl.int64)
     group = (tl.program_id(0) // tiles % groups).to(tl.int64)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
-    t = (tile * STEPS + tl.arange(0, STEPS)).to(tl.int64)[None, :]
-    i = (tl.program_id(1) * STATES + tl.arange(0, STATES)).to(tl.int64)[:, None]
-    here = (t < length) & (i < n)
-    at = partial + (batch * groups + group) * blocks * 2 * n * padded + i * padded + t
-    b = tl.zeros([STATES, STEPS], tl.float32)
-    c = tl.zeros([STATES, STEPS], tl.float32)
+    which = tl.arange(0, 2 * STEPS)[None, :]
+    i = tl.program_id(1) * STATES + tl.arange(0, STATES)[:, None]
+    at = partial + ((batch * groups + group) * blocks * tiles + tile) * n * 2 * STEPS
+    at += i * 2 * STEPS + which
+    between = (tile * 0 + tiles) * n * 2 * STEPS
+    total = tl.zeros([STATES, 2 * STEPS], tl.float32)
     for _ in range(blocks):
-        b += tl.load(at, mask=here, other=0.0)
-        at += n * padded
-        c += tl.load(at, mask=here, other=0.0)
-        at += n * padded
+        total += tl.load(at, mask=i < n, other=0.0)
+        at += between
+    t = tile * STEPS + which % STEPS
     to = ((batch * length + t) * groups + group) * n + i
-    tl.store(dB + to, b.to(dB.dtype.element_ty), mask=here)
-    tl.store(dC + to, c.to(dC.dtype.element_ty), mask=here)
+    here = (t < length) & (i < n)
+    tl.store(dB + to, total.to(dB.dtype.element_ty), mask=here & (which < STEPS))
+    tl.store(dC + to, total.to(dC.dtype.element_ty), mask=here & (which >= STEPS))

@@ -1,9 +1,8 @@
 """What the Triton kernels of the selective scan share.
 
-A program is WARPS warps, and its tensors are (WARPS, 32): each thread owns one channel. Rows of a block of STEPS
-steps are tuples of such tensors, in registers; the loop over states is around the loop over steps. B and C reach
-the kernels transposed, (b g n padded) in float32, so that two steps of one state are one load of 64 bits that all
-lanes share.
+A program is WARPS warps, and its tensors are (WARPS, 32): each thread owns one channel, and what a thread of a CUDA
+kernel would keep in an array is a tuple of such tensors. B and C reach the kernels in float32 and in the order in which
+they are read, two numbers by one load of 64 bits that all lanes share.
 """
 
 import triton
@@ -126,12 +125,54 @@ def restarted(x, seq_idx, starts, t: tl.constexpr):
 
 
 @triton.jit
-def two_steps(pointer):
+def two_numbers(pointer):
     """Two float32 numbers side by side in memory, by one load."""
     both = tl.load(pointer)
     first = (both & 0xFFFFFFFF).to(tl.uint32).to(tl.float32, bitcast=True)
     second = ((both >> 32) & 0xFFFFFFFF).to(tl.uint32).to(tl.float32, bitcast=True)
     return first, second
+
+
+@triton.jit
+def touch_rows(x, x_l, channel, here, row, length, ROWS: tl.constexpr, WARPS: tl.constexpr):
+    """Read a little of each sector of ROWS rows of this program's channels, `row` and those below `length`."""
+    lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (WARPS, 32)).to(tl.int64)
+    found = tl.zeros([WARPS, 32], tl.float32)
+    for first in tl.static_range(0, ROWS, 8):
+        at = (row + first + lane % 8) * x_l + channel - lane % 8
+        inside = row + first + lane % 8 < length
+        found += tl.load(x + at, mask=here & inside, other=0.0).to(tl.float32)
+    return found
+
+
+@triton.jit
+def touch_block(x, more, SIZE: tl.constexpr, WARPS: tl.constexpr):
+    """Read a little of each sector of SIZE numbers, a power of two, if there are `more`."""
+    lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (WARPS, 32))
+    found = tl.zeros([WARPS, 32], tl.float32)
+    for first in tl.static_range(0, SIZE, 256):
+        found += tl.load(x + first + lane * 8 % SIZE, mask=more, other=0.0)
+    return found
+
+
+@triton.jit
+def block_inputs(
+    u, delta, u_l, delta_l, bias, seq_idx, batch, row, length, here,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """dt, dt u, u and the starts of packed sequences, for the steps from `row` on."""
+    dts, xs, us = (), (), ()
+    starts = starts_among(seq_idx, batch, row, length, STEPS)
+    for t in tl.static_range(STEPS):
+        inside = row + t < length
+        dt = step_size(raw_step(delta, bias, here, inside, EXACT), inside, SOFTPLUS, EXACT)
+        u_t = load_row(u, here, inside, EXACT)
+        u += u_l
+        delta += delta_l
+        dts = dts + (dt,)
+        xs = xs + (dt * u_t,)
+        us = us + (u_t,)
+    return dts, xs, us, starts
 
 
 @triton.jit
