@@ -38,26 +38,26 @@ def let_tensors_be_loop_bounds() -> None:
 
 
 def resources(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any]
 ) -> dict[str, str]:
     """Compile a kernel for sm_90; return its registers, stack and so on, as cuobjdump names them.
 
-    `types` are of all arguments that `constants` does not hold; each is taken to be a multiple of 16.
+    `types` are of all arguments that `constants` does not hold; each is taken to be a multiple of 16. `constants`
+    may hold the options num_warps and maxnreg too.
     """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
+    options = {name: constants[name] for name in ("num_warps", "maxnreg") if name in constants}
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in names}
     for name in constants:
         del attributes[(names.index(name),)]
     source = ASTSource(kernel, signature, constants, attributes)
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}
-    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])

@@ -18,7 +18,7 @@ from adder.ops.selective_scan.portable import CHUNK, Inputs
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 LOG2E = math.log2(math.e)
 # Steps of a block, whose rows are in registers, and warps of a program.
-FORWARD = {"STEPS": 8, "WARPS": 1, "num_warps": 1}
+FORWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "maxnreg": 168}
 BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4}
 STATES = 16  # of a channel that the forward pass holds in registers
 ENOUGH = 1024  # warps that fill the chip; below it the length is cut

@@ -184,7 +184,7 @@ def adjoint_kernel(
             earlier = row - inner * STEPS
             source = before
             for m in range(inner):
-                dts, xs, _, starts = block_inputs(
+                dts, xs, _us, starts = block_inputs(
                     u + earlier * u_l, delta + earlier * delta_l, u_l, delta_l, bias_here,
                     seq_idx, batch, earlier, length, here, STEPS, SOFTPLUS, EXACT,
                 )  # fmt: skip
@@ -205,7 +205,7 @@ def adjoint_kernel(
         if inner > 0:
             before = middle + (inner - 1) * n * d
 
-        dts, xs, _, starts = block_inputs(
+        dts, xs, _us, starts = block_inputs(
             u + row * u_l, delta + row * delta_l, u_l, delta_l, bias_here,
             seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
         )  # fmt: skip

@@ -119,10 +119,10 @@ def ends_kernel(
     total = tl.zeros([WARPS, 32], tl.float32)
     touched = tl.zeros([WARPS, 32], tl.float32)
     pending = (touched, touched, touched)
-    hs = ()
     if ALL:
         a2s = states_of(A2, channel, d, here, BLOCK)
-        for _ in tl.static_range(BLOCK):
+        hs = ()
+        for t in tl.static_range(BLOCK):
             hs = hs + (tl.zeros([WARPS, 32], tl.float32),)
     for k in range(segment_steps // STEPS):
         for stream in tl.static_range(3):
@@ -133,7 +133,7 @@ def ends_kernel(
             touch_rows(delta, delta_l, channel, here, following, length, STEPS, WARPS),
             touch_block(steps + STEPS * 2 * padded_n, following < length, STEPS * 2 * BLOCK, WARPS),
         )
-        dts, xs, _, starts = block_inputs(
+        dts, xs, _us, starts = block_inputs(
             u + row * u_l + channel, delta + row * delta_l + channel, u_l, delta_l, bias_here,
             seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
         )  # fmt: skip
@@ -143,40 +143,18 @@ def ends_kernel(
             total = tl.where(starts != 0, float("inf"), total)
         two = steps.to(tl.pointer_type(tl.int64))
         if ALL:
-            hs, _ = advance(
-                hs,
-                a2s,
-                dts,
-                xs,
-                dts,
-                seq_idx,
-                starts,
-                two,
-                BLOCK if ALL else padded_n,
-                False,
-                BLOCK,
-                STEPS,
-            )
+            hs = advance(
+                hs, a2s, dts, xs, dts, seq_idx, starts, two, BLOCK, False, BLOCK, STEPS
+            )[0]  # fmt: skip
         else:
             at = channel
             for _ in range(padded_n // BLOCK):
-                hs = states_of(ends, at, d, here & (k > 0), BLOCK)
+                some = states_of(ends, at, d, here & (k > 0), BLOCK)
                 a2s = states_of(A2, at, d, here, BLOCK)
-                hs, _ = advance(
-                    hs,
-                    a2s,
-                    dts,
-                    xs,
-                    dts,
-                    seq_idx,
-                    starts,
-                    two,
-                    BLOCK if ALL else padded_n,
-                    False,
-                    BLOCK,
-                    STEPS,
-                )
-                store_states(ends, hs, at, d, here, BLOCK, BLOCK)
+                some = advance(
+                    some, a2s, dts, xs, dts, seq_idx, starts, two, padded_n, False, BLOCK, STEPS
+                )[0]
+                store_states(ends, some, at, d, here, BLOCK, BLOCK)
                 at += d * BLOCK
                 two += BLOCK
         row += STEPS
@@ -261,42 +239,20 @@ def forward_kernel(
                 if row % CHUNK == 0:
                     store_states(to, hs, channel, d, here, n, BLOCK)
             hs, ys = advance(
-                hs,
-                a2s,
-                dts,
-                xs,
-                ys,
-                seq_idx,
-                starts,
-                two,
-                BLOCK if ALL else padded_n,
-                True,
-                BLOCK,
-                STEPS,
-            )
+                hs, a2s, dts, xs, ys, seq_idx, starts, two, BLOCK, True, BLOCK, STEPS
+            )  # fmt: skip
         else:
             at = channel
             for j in range(padded_n // BLOCK):
-                hs = states_of(carry, at, d, here, BLOCK)
+                some = states_of(carry, at, d, here, BLOCK)
+                a2s = states_of(A2, at, d, here, BLOCK)
                 if saved is not None:
                     if row % CHUNK == 0:
-                        store_states(to, hs, at, d, here, n - j * BLOCK, BLOCK)
-                a2s = states_of(A2, at, d, here, BLOCK)
-                hs, ys = advance(
-                    hs,
-                    a2s,
-                    dts,
-                    xs,
-                    ys,
-                    seq_idx,
-                    starts,
-                    two,
-                    BLOCK if ALL else padded_n,
-                    True,
-                    BLOCK,
-                    STEPS,
+                        store_states(to, some, at, d, here, n - j * BLOCK, BLOCK)
+                some, ys = advance(
+                    some, a2s, dts, xs, ys, seq_idx, starts, two, padded_n, True, BLOCK, STEPS
                 )
-                store_states(carry, hs, at, d, here, BLOCK, BLOCK)
+                store_states(carry, some, at, d, here, BLOCK, BLOCK)
                 at += d * BLOCK
                 two += BLOCK
         z_t = z if z is None else z + row * z_l + channel

@@ -1,0 +1,54 @@
+"""selective_scan's Triton kernels: in Triton's interpreter or on a GPU, and compiled ahead of time for an H100."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from triton_process import run
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+
+CASES = str(Path(__file__).parent / "selective_scan_on_gpu.py")
+COMPILED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from triton_process import resources
+from adder.ops.selective_scan import gpu, gpu_backward, gpu_forward
+from adder.ops.selective_scan.portable import CHUNK
+
+SIGNALS = "u delta z dy y du ddelta dz B C dB dC".split()
+FLOATS = "A A2 BC D bias state ends totals carry last saved dlast middle dstate dA partial dD dbias".split()
+types = dict.fromkeys(SIGNALS, "*bf16") | dict.fromkeys(FLOATS, "*fp32") | {"seq_idx": "*i32"}
+kernels = {
+    gpu_forward.ends_kernel: gpu.FORWARD,
+    gpu_forward.forward_kernel: gpu.FORWARD,
+    gpu_backward.adjoint_ends_kernel: gpu.BACKWARD,
+    gpu_backward.adjoint_kernel: gpu.BACKWARD,
+}
+found = {}
+for kernel, layout in kernels.items():
+    every = types | {name: "i32" for name in kernel.arg_names if name not in types}
+    for exact in (True, False):
+        constants = {"SOFTPLUS": True, "EXACT": exact, "CHUNK": CHUNK, "BLOCK": gpu.STATES, "ALL": True, **layout}
+        if exact:  # the usual call: nothing packed, no state given
+            constants |= dict.fromkeys(("seq_idx", "state", "dlast", "dstate"))
+        found[f"{kernel.__name__} exact={exact}"] = resources(kernel, every, constants)
+print(json.dumps(found))
+"""
+
+
+def test_every_call() -> None:
+    """Values and gradients against the reference, with the tolerances of the other implementations."""
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    assert run(CASES, **interpreted).endswith("done\n")
+
+
+def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
+    """A register that is spilled, or an array that is indexed, would need a stack."""
+    printed = run("-c", COMPILED, str(Path(__file__).parent), TRITON_CACHE_DIR=str(tmp_path))
+    found = json.loads(printed)
+    assert len(found) == 8
+    assert {name: use["STACK"] for name, use in found.items()} == dict.fromkeys(found, "0")
+    assert all(use["LOCAL"] == "0" for use in found.values())
