@@ -17,10 +17,10 @@ from adder.ops.selective_scan.portable import CHUNK, Inputs
 
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 LOG2E = math.log2(math.e)
-# Steps of a block, whose rows are in registers, and warps of a program.
-FORWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "maxnreg": 168}
-BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4}
-STATES = 16  # of a channel that the forward pass holds in registers
+# STEPS of a block, whose rows are in registers; WARPS of a program; LANES that share a channel.
+FORWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "maxnreg": 128}
+BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "LANES": 2}
+BLOCK = 8  # states of a lane in the forward pass, at most
 ENOUGH = 1024  # warps that fill the chip; below it the length is cut
 
 
@@ -37,31 +37,27 @@ def serves(inputs: Inputs) -> bool:
 
 def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state, and the state before each chunk, as `portable.forward` does."""
-    n = inputs.A.shape[1]
-    states = min(triton.next_power_of_2(n), STATES)
-    padded_n = triton.cdiv(n, states) * states
-    call = _Call(inputs, FORWARD, padded_n, tile=1)
-    options = {**call.options, "BLOCK": states, "ALL": n <= STATES}
-    (b, l, d), chunks = inputs.u.shape, triton.cdiv(inputs.u.shape[1], CHUNK)
+    (b, l, d), n, chunks = inputs.u.shape, inputs.A.shape[1], triton.cdiv(inputs.u.shape[1], CHUNK)
+    block = max(2, min(triton.next_power_of_2(n), BLOCK))
+    lanes = triton.next_power_of_2(triton.cdiv(n, block))
+    call = _Call(inputs, {**FORWARD, "LANES": lanes}, lanes * block, tile=1)
+    options = {**call.options, "BLOCK": block}
     ends = totals = None
     if call.segments > 1:
-        ends, totals = (
-            call.scratch(b, call.segments, padded_n, d),
-            call.scratch(b, call.segments, d),
-        )
+        ends = call.scratch(b, call.segments, lanes * block, d)
+        totals = call.scratch(b, call.segments, d)
         ends_kernel[(call.programs(call.segments - 1),)](
             call.u, call.delta, call.A2, call.BC, call.delta_bias, call.seq_idx, ends, totals,
-            *call.strides(call.u, call.delta), *call.lengths(padded_n),
+            *call.strides(call.u, call.delta), *call.lengths(),
             **{**options, "EXACT": call.full},
         )  # fmt: skip
     y = torch.empty((b, l, d), dtype=inputs.u.dtype, device=inputs.u.device)
     last = call.scratch(b, d, n)
     saved = call.scratch(b, chunks, n, d) if save else None
-    carry = call.scratch(b, call.segments, padded_n, d)
     forward_kernel[(call.programs(call.segments),)](
         call.u, call.delta, call.z, call.A2, call.BC, call.D, call.delta_bias, call.state,
-        call.seq_idx, ends, totals, carry, y, last, saved,
-        *call.strides(call.u, call.delta, call.z), *call.lengths(n, padded_n), chunks,
+        call.seq_idx, ends, totals, y, last, saved,
+        *call.strides(call.u, call.delta, call.z), *call.lengths(), n, chunks,
         CHUNK=CHUNK, **options,
     )  # fmt: skip
     return y, last, call.scratch(0) if saved is None else saved
@@ -71,38 +67,50 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     """Return the gradients in the order of `portable.backward`."""
     (b, l, d), g, n = inputs.u.shape, inputs.B.shape[2], inputs.A.shape[1]
     steps = BACKWARD["STEPS"]
-    call = _Call(inputs, BACKWARD, n, tile=steps)
+    padded_n = triton.cdiv(n, BACKWARD["LANES"]) * BACKWARD["LANES"]
+    call = _Call(inputs, BACKWARD, padded_n, tile=steps)
     dy, saved = side_by_side(dy), saved.contiguous()
     dlast = None if dlast is None else dlast.contiguous()
     ends = totals = None
     if call.segments > 1:
-        ends, totals = call.scratch(b, call.segments, n, d), call.scratch(b, call.segments, d)
+        ends = call.scratch(b, call.segments, padded_n, d)
+        totals = call.scratch(b, call.segments, d)
         adjoint_ends_kernel[(call.programs(call.segments - 1),)](
             call.delta, dy, call.z, call.A2, call.BC, call.delta_bias, call.seq_idx, ends, totals,
-            *call.strides(call.delta, dy, call.z), *call.lengths(n), **call.options,
+            *call.strides(call.delta, dy, call.z), *call.lengths(), padded_n, **call.options,
         )  # fmt: skip
     du, ddelta = (torch.empty((b, l, d), dtype=dy.dtype, device=dy.device) for _ in range(2))
     dz = None if call.z is None else torch.empty_like(du)
     dB, dC = (torch.empty((b, l, g, n), dtype=dy.dtype, device=dy.device) for _ in range(2))
     dstate = None if call.state is None else call.scratch(b, d, n)
     dD, dbias = (call.scratch(b, call.segments, d) for _ in range(2))
-    dA, carry = (call.scratch(b, call.segments, n, d) for _ in range(2))
-    middle = call.scratch(b, call.segments, CHUNK // steps - 1, n, d)
-    partial = call.scratch(b, g * call.blocks, call.tiles, n, 2, steps)
+    dA, carry = (call.scratch(b, call.segments, padded_n, d) for _ in range(2))
+    middle = call.scratch(b, call.segments, CHUNK // steps - 1, padded_n, d)
+    partial = call.scratch(b, g * call.blocks, call.padded // steps, padded_n, 2, steps)
     adjoint_kernel[(call.programs(call.segments),)](
         call.u, call.delta, call.z, call.A2, call.BC, call.D, call.delta_bias, call.seq_idx,
         saved, dy, dlast, ends, totals, middle, carry, du, ddelta, dz, dstate, dA, partial, dD, dbias,
-        *call.strides(call.u, call.delta, call.z, dy), *call.lengths(n), triton.cdiv(l, CHUNK),
+        *call.strides(call.u, call.delta, call.z, dy), *call.lengths(), padded_n, n, triton.cdiv(l, CHUNK),
         CHUNK=CHUNK, **call.options,
     )  # fmt: skip
     states = min(triton.next_power_of_2(n), 16)
-    sum_kernel[(b * g * call.tiles, triton.cdiv(n, states))](
-        partial, dB, dC, l, n, g, call.blocks, call.tiles, STEPS=steps, STATES=states
+    sum_kernel[(b * g * call.padded // steps, triton.cdiv(n, states))](
+        partial,
+        dB,
+        dC,
+        l,
+        n,
+        padded_n,
+        g,
+        call.blocks,
+        call.padded // steps,
+        STEPS=steps,
+        STATES=states,
     )
     return [
         du,
         ddelta,
-        dA.sum((0, 1)).t().contiguous(),
+        dA.sum((0, 1))[:n].t().contiguous(),
         dB,
         dC,
         call.scratch(0) if call.D is None else dD.sum((0, 1)),
@@ -124,19 +132,21 @@ class _Call:
             None if each is None else each.contiguous()
             for each in (inputs.D, inputs.delta_bias, inputs.state, inputs.seq_idx)
         )
-        channels = 32 * layout["WARPS"]  # of a program
+        each = 32 // layout["LANES"]  # channels of a warp
+        channels = each * layout["WARPS"]
         self.width = d // g
         self.full = self.width % channels == 0
         self.blocks = triton.cdiv(self.width, channels)
         chunks = triton.cdiv(l, CHUNK)
-        each = triton.cdiv(chunks, max(1, ENOUGH // (b * g * triton.cdiv(self.width, 32))))
-        self.segments, self.segment_steps = triton.cdiv(chunks, each), each * CHUNK
+        warps = b * g * triton.cdiv(self.width, each)
+        cut = triton.cdiv(chunks, max(1, ENOUGH // warps))
+        self.segments, self.segment_steps = triton.cdiv(chunks, cut), cut * CHUNK
         exact = self.full and l % layout["STEPS"] == 0
         self.options = {"SOFTPLUS": inputs.delta_softplus, "EXACT": exact, **layout}
 
-        self.tiles = chunks * CHUNK // tile
+        self.padded = chunks * CHUNK
         self.A2 = self.scratch(padded_n, d)
-        self.BC = self.scratch(b, g, self.tiles, padded_n, 2, tile)
+        self.BC = self.scratch(b, g, self.padded // tile, padded_n, 2, tile)
         states = min(triton.next_power_of_2(padded_n), 64)
         stage_kernel[(b * g * chunks + triton.cdiv(d, CHUNK), triton.cdiv(padded_n, states))](
             inputs.A, inputs.B, inputs.C, self.A2, self.BC,
@@ -155,9 +165,9 @@ class _Call:
         """Of the batch and the length of each tensor."""
         return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
 
-    def lengths(self, *n: int) -> tuple[int, ...]:
-        """Those of the kernels' whole numbers that are the same in all of them, `n` among them."""
+    def lengths(self) -> tuple[int, ...]:
+        """The whole numbers that all kernels take."""
         _, l, d, g, _ = self.sizes
         return (
-            l, d, *n, self.width, g, self.blocks, self.segments, self.segment_steps, self.tiles
+            l, d, self.width, g, self.blocks, self.segments, self.segment_steps, self.padded
         )  # fmt: skip

@@ -4,8 +4,9 @@ With q[t] = dy[t] silu(z[t]), g[t] = a[t] dh[t] and a[t] = e^(dt[t] A), from the
 
     dh[t] = C[t] q[t] + g[t+1]      w[t] = g[t] h[t-1]      (README.md names the rest)
 
-dB and dC are sums over channels, which lie across lanes: of 2 STEPS numbers that each lane holds, it ends with one
-that is the sum over all lanes, after five exchanges of ever fewer numbers. Nothing is added in an order that changes.
+The states are the outer loop: a block of steps of one state, h and a, is what fits in registers. dB and dC are sums
+over channels, which lie across lanes: each lane has 2 STEPS numbers, and after four exchanges of ever fewer one number
+that is a sum over lanes. Nothing is added in an order that changes.
 """
 
 import triton
@@ -15,40 +16,57 @@ from adder.ops.selective_scan.gpu_common import (
     LN2,
     block_inputs,
     crossing,
+    fetched,
+    from_lane,
+    halved,
+    lanes,
     load_channels,
     load_row,
+    own_step,
+    own_sums,
     place,
-    raw_step,
+    read_numbers,
     restarted,
     sigmoid,
     starts_among,
-    step_size,
     store_row,
-    two_numbers,
+    times,
+    touch_block,
+    touch_rows,
 )
 
 
 @triton.jit
-def open_gate(dy, z, here, inside, EXACT: tl.constexpr):
-    """q, what reaches C . h + D u."""
-    q = load_row(dy, here, inside, EXACT)
-    if z is None:
-        return q
-    else:
-        gate = load_row(z, here, inside, EXACT)
-        return q * gate * sigmoid(gate)
+def opened(
+    dy, z, dy_l, z_l, row, length, here,
+    EXACT: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
+):  # fmt: skip
+    """q, what reaches C . h + D u, of the steps from `row` on that a lane works out."""
+    qs = ()
+    for turn in tl.static_range(STEPS // LANES):
+        step = row + own_step(turn, LANES, STEPS, WARPS)
+        q = load_row(dy + step * dy_l, here, step < length, EXACT)
+        if z is not None:
+            gate = load_row(z + step * z_l, here, step < length, EXACT)
+            q = q * gate * sigmoid(gate)
+        qs = qs + (q,)
+    return qs
 
 
 @triton.jit
 def adjoint_ends_kernel(
     delta, dy, z, A2, BC, bias, seq_idx, ends, totals,
     delta_b, delta_l, dy_b, dy_l, z_b, z_l,
-    length, d, n, width, groups, blocks, segments, segment_steps, tiles,
-    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
+    length, d, width, groups, blocks, segments, segment_steps, padded, padded_n,
+    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr,
+    WARPS: tl.constexpr,
 ):  # fmt: skip
     """g at the start of each segment but the first, from zero after its end, and the sum of its steps."""
-    batch, group, segment, _, channel, here = place(width, groups, blocks, segments - 1, WARPS)
+    batch, group, segment, _, channel, here = place(
+        width, groups, blocks, segments - 1, WARPS, LANES
+    )
     segment += 1
+    part = (lanes(WARPS) // (32 // LANES)).to(tl.int64)
     bias_here = load_channels(bias, channel, here)
     first = segment.to(tl.int64) * segment_steps
     after = tl.minimum(segment_steps, length - first)
@@ -57,70 +75,85 @@ def adjoint_ends_kernel(
     dy += batch * dy_b + channel
     if z is not None:
         z += batch * z_b + channel
-    state = ends + (batch * segments + segment) * n * d
-    projections = BC.to(tl.pointer_type(tl.int64)) + (batch * groups + group) * tiles * n * STEPS
-    total = tl.zeros([WARPS, 32], tl.float32)
+    ends += (batch * segments + segment) * padded_n * d
+    BC += (batch * groups + group) * padded * padded_n * 2
+    total = tl.zeros([WARPS * 32], tl.float32)
     for k in range(tl.cdiv(after, STEPS)):
         row -= STEPS
-        dts, qs = (), ()
+        own_dts, _unused = block_inputs(
+            delta, delta, delta_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
+        )  # fmt: skip
+        own_qs = opened(dy, z, dy_l, z_l, row, length, here, EXACT, LANES, STEPS, WARPS)
+        dts = fetched(own_dts, LANES, STEPS, WARPS)
+        qs = fetched(own_qs, LANES, STEPS, WARPS)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
-        delta_t, dy_t = delta + row * delta_l, dy + row * dy_l
-        z_t = z if z is None else z + row * z_l
         for t in tl.static_range(STEPS):
-            inside = row + t < length
-            raw = raw_step(delta_t, bias_here, here, inside, EXACT)
-            dt = step_size(raw, inside, SOFTPLUS, EXACT)
-            dts = dts + (dt,)
-            qs = qs + (open_gate(dy_t, z_t, here, inside, EXACT),)
-            delta_t += delta_l
-            dy_t += dy_l
-            z_t = z if z is None else z_t + z_l
-            total += dt
+            total += dts[t]
         if seq_idx is not None:
             total = tl.where(starts != 0, float("inf"), total)
-        at, two = channel, projections + row * n
-        for _ in range(n):
+        at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
+        for _ in range(padded_n // LANES):
             a2 = tl.load(A2 + at, mask=here, other=0.0)
-            g = tl.load(state + at, mask=here & (k > 0), other=0.0)
+            g = tl.load(ends + at, mask=here & (k > 0), other=0.0)
+            cs = read_numbers(projection + STEPS, STEPS)
             for t in tl.static_range(STEPS - 1, -1, -1):
-                if t % 2 == 1:
-                    c = two_numbers(two + STEPS // 2 + t // 2)
-                g = tl.exp2(dts[t] * a2) * tl.fma(c[t % 2], qs[t], g)
-                g = restarted(g, seq_idx, starts, t)
-            tl.store(state + at, g, mask=here)
-            at += d
-            two += STEPS
+                g = restarted(tl.exp2(dts[t] * a2) * tl.fma(cs[t], qs[t], g), seq_idx, starts, t)
+            tl.store(ends + at, g, mask=here)
+            at += LANES * d
+            projection += LANES * 2 * STEPS
     tl.store(totals + (batch * segments + segment) * d + channel, total, mask=here)
 
 
 @triton.jit
-def halved(values, lane, BIT: tl.constexpr):
-    """Of each pair (i, i + half) a lane keeps one, the second where its index has the bit, and adds its partner's."""
-    half: tl.constexpr = len(values) // 2
-    upper = (lane & BIT) != 0
-    kept = ()
-    for i in tl.static_range(half):
-        mine = tl.where(upper, values[i + half], values[i])
-        theirs = tl.where(upper, values[i], values[i + half])
-        kept = kept + (mine + tl.gather(theirs, lane ^ BIT, 1),)
-    return kept
+def summed_over_channels(values, LANES: tl.constexpr, WARPS: tl.constexpr):
+    """The sums of 8 numbers over the channels of a program, where bit 8 of a lane has been summed over before."""
+    lane = lanes(WARPS)
+    values = halved(values, lane, 4, WARPS)
+    values = halved(values, lane, 2, WARPS)
+    values = halved(values, lane, 1, WARPS)
+    total = values[0]
+    if LANES == 1:
+        total += from_lane(total, lane ^ 16, WARPS)
+    return tl.sum(tl.reshape(total, (WARPS, 32)), 0)
 
 
 @triton.jit
-def summed_over_lanes(values, lane, STEPS: tl.constexpr):
-    """Of STEPS numbers in each lane, lane i gets the sum of number i % STEPS, over lanes that share its bit STEPS."""
-    if STEPS > 8:
-        values = halved(values, lane, 8)
-    if STEPS > 4:
-        values = halved(values, lane, 4)
-    values = halved(values, lane, 2)
-    values = halved(values, lane, 1)
-    total = values[0]
-    if STEPS < 16:
-        total += tl.gather(total, lane ^ 16, 1)
-    if STEPS < 8:
-        total += tl.gather(total, lane ^ 8, 1)
-    return total
+def over_lanes(x, LANES: tl.constexpr, WARPS: tl.constexpr):
+    """The sum over the lanes that share a channel, in the first of them."""
+    if LANES == 2:
+        x += from_lane(x, lanes(WARPS) ^ 16, WARPS)
+    return x
+
+
+@triton.jit
+def enter_chunk(
+    u, delta, u_l, delta_l, A2, BC, bias, seq_idx, batch, source, middle, channel, part,
+    row, count, length, d, n, padded_n, here,
+    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr,
+    WARPS: tl.constexpr,
+):  # fmt: skip
+    """The states after each of the first `count` blocks of a chunk, from those before it: `source` to `middle`."""
+    for _m in range(count):
+        own_dts, us = block_inputs(
+            u, delta, u_l, delta_l, bias, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
+        )  # fmt: skip
+        dts = fetched(own_dts, LANES, STEPS, WARPS)
+        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        starts = starts_among(seq_idx, batch, row, length, STEPS)
+        at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
+        for k in range(padded_n // LANES):
+            a2 = tl.load(A2 + at, mask=here, other=0.0)
+            known = here & (k * LANES + part < n)  # all states but those that pad are
+            h = tl.load(source + at, mask=known, other=0.0)
+            bs = read_numbers(projection, STEPS)
+            for t in tl.static_range(STEPS):
+                h = tl.fma(tl.exp2(dts[t] * a2), restarted(h, seq_idx, starts, t), xs[t] * bs[t])
+            tl.store(middle + at, h, mask=here)
+            at += LANES * d
+            projection += LANES * 2 * STEPS
+        source = middle
+        middle += (row * 0 + padded_n) * d
+        row += STEPS
 
 
 @triton.jit
@@ -128,36 +161,41 @@ def adjoint_kernel(
     u, delta, z, A2, BC, D, bias, seq_idx, saved, dy, dlast, ends, totals,
     middle, carry, du, ddelta, dz, dstate, dA, partial, dD, dbias,
     u_b, u_l, delta_b, delta_l, z_b, z_l, dy_b, dy_l,
-    length, d, n, width, groups, blocks, segments, segment_steps, tiles, chunks,
-    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
-    WARPS: tl.constexpr,
+    length, d, width, groups, blocks, segments, segment_steps, padded, padded_n, n, chunks,
+    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
+    STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """Every gradient. Those of parameters are of one segment of one batch row, those of B and C of one block.
 
-    `carry` and dA (b segments n d) hold g and the gradient of A between two blocks of steps, `middle`
-    (b segments CHUNK/STEPS-1 n d) the states inside a chunk; `partial` is (b blocks tiles n 2 STEPS).
+    `carry` and dA (b segments padded_n d) hold g and the gradient of A between two blocks of steps, `middle`
+    (b segments CHUNK/STEPS-1 padded_n d) the states inside a chunk; `partial` is (b blocks tiles padded_n 2 STEPS).
     """
-    batch, group, segment, block, channel, here = place(width, groups, blocks, segments, WARPS)
+    batch, group, segment, block, channel, here = place(
+        width, groups, blocks, segments, WARPS, LANES
+    )
+    lane = lanes(WARPS)
+    part = (lane // (32 // LANES)).to(tl.int64)
     place_of_segment = batch * segments + segment
-    carry += place_of_segment * n * d
-    dA += place_of_segment * n * d
-    middle += place_of_segment * (CHUNK // STEPS - 1) * n * d
-    at = channel
-    for i in range(n):
-        if dlast is None:
-            g = tl.zeros([WARPS, 32], tl.float32)
-        else:
-            g = tl.load(dlast + (batch * d + channel) * n + i, mask=here, other=0.0)
+    size = (place_of_segment * 0 + padded_n) * d  # of all states
+    carry += place_of_segment * size
+    dA += place_of_segment * size
+    middle += place_of_segment * (CHUNK // STEPS - 1) * size
+    at = channel + part * d
+    for k in range(padded_n // LANES):
+        i = k * LANES + part
+        g = tl.zeros([WARPS * 32], tl.float32)
+        if dlast is not None:
+            g = tl.load(dlast + (batch * d + channel) * n + i, mask=here & (i < n), other=0.0)
         if ends is not None:
             a2 = tl.load(A2 + at, mask=here, other=0.0)
             for s in range(segments - 1 - segment):
                 later = batch * segments + segments - 1 - s
                 total = tl.load(totals + later * d + channel, mask=here, other=0.0)
-                end = tl.load(ends + later * n * d + at, mask=here, other=0.0)
+                end = tl.load(ends + later * size + at, mask=here, other=0.0)
                 g = crossing(g, a2, total) + end
         tl.store(carry + at, g, mask=here)
-        tl.store(dA + at, tl.zeros([WARPS, 32], tl.float32), mask=here)
-        at += d
+        tl.store(dA + at, tl.zeros([WARPS * 32], tl.float32), mask=here)
+        at += LANES * d
 
     bias_here = load_channels(bias, channel, here)
     D_here = load_channels(D, channel, here)
@@ -169,146 +207,160 @@ def adjoint_kernel(
     dy += batch * dy_b + channel
     if z is not None:
         z += batch * z_b + channel
-    lane = tl.broadcast_to(tl.arange(0, 32)[None, :], (WARPS, 32))
+    BC += (batch * groups + group) * padded * padded_n * 2
     which = tl.arange(0, 32)
-    partial += (batch * groups * blocks + block) * tiles * n * 2 * STEPS + which
-    projections = BC.to(tl.pointer_type(tl.int64)) + (batch * groups + group) * tiles * n * STEPS
-    sum_D = tl.zeros([WARPS, 32], tl.float32)
-    sum_bias = tl.zeros([WARPS, 32], tl.float32)
+    partial += (batch * groups * blocks + block) * padded * padded_n * 2 + which
+    sum_D = tl.zeros([WARPS * 32], tl.float32)
+    sum_bias = tl.zeros([WARPS * 32], tl.float32)
+    seen, pending = sum_D, (sum_D, sum_D, sum_D, sum_D, sum_D)
     for k in range(tl.cdiv(after, STEPS)):
         row -= STEPS
+        for stream in tl.static_range(5):
+            seen = tl.maximum(seen, pending[stream])
+        earlier = tl.maximum(row - STEPS, 0)
+        z_touched = seen
+        if z is not None:
+            z_touched = touch_rows(z, z_l, earlier, length, here, LANES, STEPS, WARPS)
+        pending = (
+            touch_rows(u, u_l, earlier, length, here, LANES, STEPS, WARPS),
+            touch_rows(delta, delta_l, earlier, length, here, LANES, STEPS, WARPS),
+            touch_rows(dy, dy_l, earlier, length, here, LANES, STEPS, WARPS),
+            z_touched,
+            touch_block(BC + earlier * padded_n * 2, padded_n >= 16, 256, WARPS),
+        )
         inner = row % CHUNK // STEPS  # which block of its chunk this is
         before = saved + (batch * chunks + row // CHUNK) * n * d
+        stored = n
         if (inner > 0) & ((k == 0) | (inner == CHUNK // STEPS - 1)):
             # A chunk is entered from its end: the states inside it are computed once, for its other blocks too.
-            earlier = row - inner * STEPS
-            source = before
-            for m in range(inner):
-                dts, xs, _us, starts = block_inputs(
-                    u + earlier * u_l, delta + earlier * delta_l, u_l, delta_l, bias_here,
-                    seq_idx, batch, earlier, length, here, STEPS, SOFTPLUS, EXACT,
-                )  # fmt: skip
-                at, two = channel, projections + earlier * n
-                for _ in range(n):
-                    a2 = tl.load(A2 + at, mask=here, other=0.0)
-                    h = tl.load(source + at, mask=here, other=0.0)
-                    for t in tl.static_range(STEPS):
-                        if t % 2 == 0:
-                            b = two_numbers(two + t // 2)
-                        h = restarted(h, seq_idx, starts, t)
-                        h = tl.fma(tl.exp2(dts[t] * a2), h, xs[t] * b[t % 2])
-                    tl.store(middle + m * n * d + at, h, mask=here)
-                    at += d
-                    two += STEPS
-                source = middle + m * n * d
-                earlier += STEPS
+            enter_chunk(
+                u, delta, u_l, delta_l, A2, BC, bias_here, seq_idx, batch, before, middle, channel, part,
+                row - inner * STEPS, inner, length, d, n, padded_n, here,
+                SOFTPLUS, EXACT, LANES, STEPS, WARPS,
+            )  # fmt: skip
         if inner > 0:
-            before = middle + (inner - 1) * n * d
+            before = middle + (inner - 1) * size
+            stored = padded_n
 
-        dts, xs, _us, starts = block_inputs(
-            u + row * u_l, delta + row * delta_l, u_l, delta_l, bias_here,
-            seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
+        own_dts, us = block_inputs(
+            u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
-        qs, by_A, by_B, ys = (), (), (), ()
-        dy_t = dy + row * dy_l
-        z_t = z if z is None else z + row * z_l
-        for t in tl.static_range(STEPS):
-            qs = qs + (open_gate(dy_t, z_t, here, row + t < length, EXACT),)
-            dy_t += dy_l
-            z_t = z if z is None else z_t + z_l
-            by_A = by_A + (tl.zeros([WARPS, 32], tl.float32),)
-            by_B = by_B + (tl.zeros([WARPS, 32], tl.float32),)
-            ys = ys + (tl.zeros([WARPS, 32], tl.float32),)
-        at, two, to = channel, projections + row * n, partial + row * n * 2
-        for _ in range(n):
+        own_qs = opened(dy, z, dy_l, z_l, row, length, here, EXACT, LANES, STEPS, WARPS)
+        dts = fetched(own_dts, LANES, STEPS, WARPS)
+        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        qs = fetched(own_qs, LANES, STEPS, WARPS)
+        starts = starts_among(seq_idx, batch, row, length, STEPS)
+        by_A, by_B, ys = (), (), ()
+        for _t in tl.static_range(STEPS):
+            by_A = by_A + (tl.zeros([WARPS * 32], tl.float32),)
+            by_B = by_B + (tl.zeros([WARPS * 32], tl.float32),)
+            ys = ys + (tl.zeros([WARPS * 32], tl.float32),)
+        at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
+        to = partial + row * padded_n * 2
+        for j in range(padded_n // LANES):
             a2 = tl.load(A2 + at, mask=here, other=0.0)
-            h = tl.load(before + at, mask=here, other=0.0)
+            h = tl.load(before + at, mask=here & (j * LANES + part < stored), other=0.0)
             g = tl.load(carry + at, mask=here, other=0.0)
             sum_A = tl.load(dA + at, mask=here, other=0.0)
-            decays, hs, bs, cs, y_after = (), (h,), (), (), ()
-            for pair in tl.static_range(STEPS // 2):
-                bs = bs + two_numbers(two + pair)
-                cs = cs + two_numbers(two + STEPS // 2 + pair)
+            bc = read_numbers(projection, 2 * STEPS)
+            decays, hs, y_after = (), (h,), ()
             for t in tl.static_range(STEPS):
                 decays = decays + (tl.exp2(dts[t] * a2),)
-                h = tl.fma(decays[t], restarted(h, seq_idx, starts, t), xs[t] * bs[t])
+            for t in tl.static_range(STEPS):
+                h = tl.fma(decays[t], restarted(h, seq_idx, starts, t), xs[t] * bc[t])
                 hs = hs + (h,)
                 if z is not None:
-                    y_after = y_after + (tl.fma(cs[t], h, ys[t]),)
+                    y_after = y_after + (tl.fma(bc[STEPS + t], h, ys[t]),)
             if z is not None:
                 ys = y_after
             # From the last step to the first: tuples grow at their front.
             A_after, B_after, sums = (), (), ()
             for t in tl.static_range(STEPS - 1, -1, -1):
-                dh = tl.fma(cs[t], qs[t], g)
+                dh = tl.fma(bc[STEPS + t], qs[t], g)
                 g = decays[t] * dh
                 w = restarted(g * hs[t], seq_idx, starts, t)
                 g = restarted(g, seq_idx, starts, t)
                 sum_A = tl.fma(w, dts[t], sum_A)
                 A_after = (tl.fma(w, a2, by_A[t]),) + A_after
-                B_after = (tl.fma(dh, bs[t], by_B[t]),) + B_after
-                sums = halved((dh * xs[t], qs[t] * hs[t + 1]), lane, STEPS) + sums
+                B_after = (tl.fma(dh, bc[t], by_B[t]),) + B_after
+                sums = halved((dh * xs[t], qs[t] * hs[t + 1]), lane, STEPS, WARPS) + sums
             by_A, by_B = A_after, B_after
             tl.store(carry + at, g, mask=here)
             tl.store(dA + at, sum_A, mask=here)
-            tl.store(to, tl.sum(summed_over_lanes(sums, lane, STEPS), 0), mask=which < 2 * STEPS)
-            at += d
-            two += STEPS
-            to += 2 * STEPS
-        u_t, delta_t, dy_t = u + row * u_l, delta + row * delta_l, dy + row * dy_l
-        z_t = z if z is None else z + row * z_l
-        to = (batch * length + row) * d + channel
-        for t in tl.static_range(STEPS):
-            inside = row + t < length
-            ut = load_row(u_t, here, inside, EXACT)
-            by_u = dts[t] * by_B[t]
+            tl.store(to, summed_over_channels(sums, LANES, WARPS), mask=which < LANES * 2 * STEPS)
+            at += LANES * d
+            projection += LANES * 2 * STEPS
+            to += LANES * 2 * STEPS
+        by_A = own_sums(by_A, LANES, STEPS, WARPS)
+        by_B = own_sums(by_B, LANES, STEPS, WARPS)
+        ys = own_sums(ys, LANES, STEPS, WARPS)
+        for turn in tl.static_range(STEPS // LANES):
+            step = row + own_step(turn, LANES, STEPS, WARPS)
+            inside = step < length
+            to_row = (batch * length + step) * d + channel
+            by_u = own_dts[turn] * by_B[turn]
             if D is not None:
-                by_u += D_here * qs[t]
-                sum_D += qs[t] * ut
-            by_step = by_A[t] * LN2 + ut * by_B[t]
+                by_u = tl.fma(own_qs[turn], D_here, by_u)
+                sum_D = tl.fma(own_qs[turn], us[turn], sum_D)
+            by_step = tl.fma(us[turn], by_B[turn], by_A[turn] * LN2)
             if SOFTPLUS:
-                by_step *= sigmoid(raw_step(delta_t, bias_here, here, inside, EXACT))
+                by_step *= sigmoid(
+                    load_row(delta + step * delta_l, here, inside, EXACT) + bias_here
+                )
             if not EXACT:
                 by_step = tl.where(inside, by_step, 0.0)
             sum_bias += by_step
-            store_row(du + to, by_u, here, inside, EXACT)
-            store_row(ddelta + to, by_step, here, inside, EXACT)
+            store_row(du + to_row, by_u, here, inside, EXACT)
+            store_row(ddelta + to_row, by_step, here, inside, EXACT)
             if z is not None:
-                gate = load_row(z_t, here, inside, EXACT)
-                opened = sigmoid(gate)
-                y = ys[t] if D is None else ys[t] + D_here * ut
-                by_z = load_row(dy_t, here, inside, EXACT) * y * opened
-                store_row(dz + to, by_z * (1.0 + gate * (1.0 - opened)), here, inside, EXACT)
-                z_t += z_l
-            u_t += u_l
-            delta_t += delta_l
-            dy_t += dy_l
-            to += d
+                gate = load_row(z + step * z_l, here, inside, EXACT)
+                part_open = sigmoid(gate)
+                y = ys[turn] if D is None else tl.fma(us[turn], D_here, ys[turn])
+                by_z = load_row(dy + step * dy_l, here, inside, EXACT) * y * part_open
+                store_row(dz + to_row, by_z * (1.0 + gate * (1.0 - part_open)), here, inside, EXACT)
+    mine = here & (part == 0)
     if D is not None:
-        tl.store(dD + place_of_segment * d + channel, sum_D, mask=here)
+        sum_D = over_lanes(sum_D, LANES, WARPS)
+        tl.store(dD + place_of_segment * d + channel, sum_D, mask=mine)
     if bias is not None:
-        tl.store(dbias + place_of_segment * d + channel, sum_bias, mask=here)
-    if (dstate is not None) and (segment == 0):
-        at = channel
-        for i in range(n):
-            g = tl.load(carry + at, mask=here, other=0.0)
-            tl.store(dstate + (batch * d + channel) * n + i, g, mask=here)
-            at += d
+        sum_bias = over_lanes(sum_bias, LANES, WARPS)
+        tl.store(dbias + place_of_segment * d + channel, sum_bias, mask=mine)
+    if dstate is not None:
+        if segment == 0:
+            at = channel + part * d
+            for k in range(padded_n // LANES):
+                i = k * LANES + part
+                g = tl.load(carry + at, mask=here, other=0.0)
+                tl.store(dstate + (batch * d + channel) * n + i, g, mask=here & (i < n))
+                at += LANES * d
+    tl.store(
+        carry + channel, seen, mask=length < 0
+    )  # never, but for this the touching is not left out
 
 
 @triton.jit
 def sum_kernel(
-    partial, dB, dC, length, n, groups, blocks, tiles, STEPS: tl.constexpr, STATES: tl.constexpr
+    partial,
+    dB,
+    dC,
+    length,
+    n,
+    padded_n,
+    groups,
+    blocks,
+    tiles,
+    STEPS: tl.constexpr,
+    STATES: tl.constexpr,
 ):
-    """dB and dC (b l g n) from their sums over each block of channels (b g blocks tiles n 2 STEPS)."""
+    """dB and dC (b l g n) from their sums over each block of channels (b g blocks tiles padded_n 2 STEPS)."""
     tile = (tl.program_id(0) % tiles).to(tl.int64)
     group = (tl.program_id(0) // tiles % groups).to(tl.int64)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
     which = tl.arange(0, 2 * STEPS)[None, :]
     i = tl.program_id(1) * STATES + tl.arange(0, STATES)[:, None]
-    at = partial + ((batch * groups + group) * blocks * tiles + tile) * n * 2 * STEPS
+    at = partial + ((batch * groups + group) * blocks * tiles + tile) * padded_n * 2 * STEPS
     at += i * 2 * STEPS + which
-    between = (tile * 0 + tiles) * n * 2 * STEPS
+    between = (tile * 0 + tiles) * padded_n * 2 * STEPS
     total = tl.zeros([STATES, 2 * STEPS], tl.float32)
     for _ in range(blocks):
         total += tl.load(at, mask=i < n, other=0.0)

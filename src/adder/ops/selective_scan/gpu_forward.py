@@ -1,8 +1,7 @@
 """The Triton kernels of the selective scan's forward pass; see gpu_common.py for how a program is laid out.
 
-The states of a channel are in registers, BLOCK of them: the steps are the outer loop, as nothing but states that do
-not wait for each other hides how long an exponential takes. What a program reads next is touched one block of steps
-ahead, so that it lies in the first-level cache when it is needed.
+The steps are the outer loop: only states, which do not wait for each other, hide how long an exponential takes. So each
+exponential is made one step ahead, and what a program reads next is touched one block of steps ahead.
 """
 
 import triton
@@ -12,15 +11,21 @@ from adder.ops.selective_scan.gpu_common import (
     LOG2E,
     block_inputs,
     crossing,
+    fetched,
+    lanes,
     load_channels,
     load_row,
+    own_step,
+    own_sums,
     place,
+    read_numbers,
     restarted,
     sigmoid,
+    starts_among,
     store_row,
+    times,
     touch_block,
     touch_rows,
-    two_numbers,
 )
 
 
@@ -32,7 +37,7 @@ def stage_kernel(
 ):  # fmt: skip
     """B and C (b l g n) to (b g tiles padded_n 2 STEPS) in float32, A (d n) to A2 (padded_n d), zeros past the ends.
 
-    A program has one chunk, or, after all of them, CHUNK channels of A.
+    A2 is A log2(e). A program has one chunk, or, after all of them, CHUNK channels of A.
     """
     i = tl.program_id(1) * STATES + tl.arange(0, STATES)[None, :]
     t = tl.arange(0, CHUNK)[:, None]
@@ -68,7 +73,7 @@ def states_of(pointer, at, d, here, BLOCK: tl.constexpr):
 
 @triton.jit
 def store_states(pointer, states, at, d, here, n, BLOCK: tl.constexpr):
-    """Those of BLOCK states that come before the n-th."""
+    """Those of BLOCK states that are among the first n."""
     for i in tl.static_range(BLOCK):
         tl.store(pointer + at, states[i], mask=here & (i < n))
         at += d
@@ -76,25 +81,24 @@ def store_states(pointer, states, at, d, here, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def advance(
-    hs, a2s, dts, xs, ys, seq_idx, starts, projection, row_size,
+    hs, a2s, dts, xs, seq_idx, starts, projection, row_size,
     OUTPUT: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK states over STEPS steps, and with OUTPUT what they add to y. `projection` is B, C of the first step."""
+    """BLOCK states over STEPS steps, and with OUTPUT their C . h. `projection` is B and C of the first step."""
     outputs, decays = (), ()
     for i in tl.static_range(BLOCK):
         decays = decays + (tl.exp2(dts[0] * a2s[i]),)
     for t in tl.static_range(STEPS):
+        bc = read_numbers(projection + t * row_size, 2 * BLOCK)
+        y = dts[0] * 0.0
         following, after = (), ()
-        if OUTPUT:
-            y = ys[t]
         for i in tl.static_range(BLOCK):
-            b, c = two_numbers(projection + t * row_size + i)
             if t + 1 < STEPS:
                 following = following + (tl.exp2(dts[t + 1] * a2s[i]),)
-            h = tl.fma(decays[i], restarted(hs[i], seq_idx, starts, t), xs[t] * b)
+            h = tl.fma(decays[i], restarted(hs[i], seq_idx, starts, t), xs[t] * bc[2 * i])
             after = after + (h,)
             if OUTPUT:
-                y = tl.fma(c, h, y)
+                y = bc[1] * h if i == 0 else tl.fma(bc[2 * i + 1], h, y)
         hs, decays = after, following
         if OUTPUT:
             outputs = outputs + (y,)
@@ -104,174 +108,142 @@ def advance(
 @triton.jit
 def ends_kernel(
     u, delta, A2, BC, bias, seq_idx, ends, totals, u_b, u_l, delta_b, delta_l,
-    length, d, padded_n, width, groups, blocks, segments, segment_steps, tiles,
-    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
-    BLOCK: tl.constexpr, ALL: tl.constexpr,
+    length, d, width, groups, blocks, segments, segment_steps, padded,
+    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
+    STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """The state at the end of each segment but the last, from a state of zero, and the sum of its steps."""
-    batch, group, segment, _, channel, here = place(width, groups, blocks, segments - 1, WARPS)
+    batch, group, segment, _, channel, here = place(
+        width, groups, blocks, segments - 1, WARPS, LANES
+    )
+    SIZE: tl.constexpr = 2 * LANES * BLOCK
+    part = lanes(WARPS) // (32 // LANES)
+    at = channel + (part * BLOCK).to(tl.int64) * d
+    a2s = states_of(A2, at, d, here, BLOCK)
     bias_here = load_channels(bias, channel, here)
+    u += batch * u_b + channel
+    delta += batch * delta_b + channel
+    BC += (batch * groups + group) * padded * SIZE
     row = segment.to(tl.int64) * segment_steps
-    u += batch * u_b
-    delta += batch * delta_b
-    ends += (batch * segments + segment) * padded_n * d
-    BC += (batch * groups + group) * tiles * 2 * padded_n
-    total = tl.zeros([WARPS, 32], tl.float32)
-    touched = tl.zeros([WARPS, 32], tl.float32)
-    pending = (touched, touched, touched)
-    if ALL:
-        a2s = states_of(A2, channel, d, here, BLOCK)
-        hs = ()
-        for t in tl.static_range(BLOCK):
-            hs = hs + (tl.zeros([WARPS, 32], tl.float32),)
-    for k in range(segment_steps // STEPS):
+    total = tl.zeros([WARPS * 32], tl.float32)
+    seen, pending = total, (total, total, total)
+    hs = ()
+    for _i in tl.static_range(BLOCK):
+        hs = hs + (total,)
+    for _k in range(segment_steps // STEPS):
         for stream in tl.static_range(3):
-            touched = tl.maximum(touched, pending[stream])
-        steps, following = BC + row * 2 * padded_n, row + STEPS
+            seen = tl.maximum(seen, pending[stream])
+        following = row + STEPS
         pending = (
-            touch_rows(u, u_l, channel, here, following, length, STEPS, WARPS),
-            touch_rows(delta, delta_l, channel, here, following, length, STEPS, WARPS),
-            touch_block(steps + STEPS * 2 * padded_n, following < length, STEPS * 2 * BLOCK, WARPS),
+            touch_rows(u, u_l, following, length, here, LANES, STEPS, WARPS),
+            touch_rows(delta, delta_l, following, length, here, LANES, STEPS, WARPS),
+            touch_block(BC + following * SIZE, following < length, STEPS * SIZE, WARPS),
         )
-        dts, xs, _us, starts = block_inputs(
-            u + row * u_l + channel, delta + row * delta_l + channel, u_l, delta_l, bias_here,
-            seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
+        own_dts, us = block_inputs(
+            u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
+        dts = fetched(own_dts, LANES, STEPS, WARPS)
+        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        starts = starts_among(seq_idx, batch, row, length, STEPS)
         for t in tl.static_range(STEPS):
             total += dts[t]
         if seq_idx is not None:
             total = tl.where(starts != 0, float("inf"), total)
-        two = steps.to(tl.pointer_type(tl.int64))
-        if ALL:
-            hs = advance(
-                hs, a2s, dts, xs, dts, seq_idx, starts, two, BLOCK, False, BLOCK, STEPS
-            )[0]  # fmt: skip
-        else:
-            at = channel
-            for _ in range(padded_n // BLOCK):
-                some = states_of(ends, at, d, here & (k > 0), BLOCK)
-                a2s = states_of(A2, at, d, here, BLOCK)
-                some = advance(
-                    some, a2s, dts, xs, dts, seq_idx, starts, two, padded_n, False, BLOCK, STEPS
-                )[0]
-                store_states(ends, some, at, d, here, BLOCK, BLOCK)
-                at += d * BLOCK
-                two += BLOCK
+        projection = BC + row * SIZE + part * (2 * BLOCK)
+        hs = advance(hs, a2s, dts, xs, seq_idx, starts, projection, SIZE, False, BLOCK, STEPS)[0]
         row += STEPS
-    if ALL:
-        store_states(ends, hs, channel, d, here, BLOCK, BLOCK)
-    tl.store(totals + (batch * segments + segment) * d + channel, total, mask=here)
-    tl.store(totals + channel, touched, mask=here & (length < 0))
+    place_of_segment = batch * segments + segment
+    store_states(ends + place_of_segment * LANES * BLOCK * d, hs, at, d, here, BLOCK, BLOCK)
+    tl.store(totals + place_of_segment * d + channel, total, mask=here)
+    tl.store(
+        totals + channel, seen, mask=length < 0
+    )  # never, but for this the touching is not left out
 
 
 @triton.jit
 def forward_kernel(
-    u, delta, z, A2, BC, D, bias, state, seq_idx, ends, totals, carry, y, last, saved,
+    u, delta, z, A2, BC, D, bias, state, seq_idx, ends, totals, y, last, saved,
     u_b, u_l, delta_b, delta_l, z_b, z_l,
-    length, d, n, padded_n, width, groups, blocks, segments, segment_steps, tiles, chunks,
-    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
-    WARPS: tl.constexpr, BLOCK: tl.constexpr, ALL: tl.constexpr,
+    length, d, width, groups, blocks, segments, segment_steps, padded, n, chunks,
+    SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
+    BLOCK: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """y, and the last state; with `saved`, the state before each chunk.
 
-        h[t] = 2^(dt[t] A2) h[t-1] + dt[t] u[t] B[t]        y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
-
-    ALL: BLOCK holds all states. Else a block of steps takes BLOCK of them at a time, and `carry`
-    (b segments padded_n d) holds them between two blocks of steps.
+    h[t] = 2^(dt[t] A2) h[t-1] + dt[t] u[t] B[t]        y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
     """
-    batch, group, segment, _, channel, here = place(width, groups, blocks, segments, WARPS)
-    carry += (batch * segments + segment) * padded_n * d
-    at = channel
-    for i in range(padded_n):
+    batch, group, segment, _, channel, here = place(width, groups, blocks, segments, WARPS, LANES)
+    SIZE: tl.constexpr = 2 * LANES * BLOCK
+    first = lanes(WARPS) // (32 // LANES) * BLOCK  # of the states of this lane
+    at = channel + first.to(tl.int64) * d
+    a2s = states_of(A2, at, d, here, BLOCK)
+    hs = ()
+    for i in tl.static_range(BLOCK):
         if state is None:
-            h = tl.zeros([WARPS, 32], tl.float32)
+            h = tl.zeros([WARPS * 32], tl.float32)
         else:
-            h = tl.load(state + (batch * d + channel) * n + i, mask=here & (i < n), other=0.0)
+            given = state + (batch * d + channel) * n + first + i
+            h = tl.load(given, mask=here & (first + i < n), other=0.0)
         if ends is not None:
-            a2 = tl.load(A2 + at, mask=here, other=0.0)
             for s in range(segment):
                 before = batch * segments + s
                 total = tl.load(totals + before * d + channel, mask=here, other=0.0)
-                end = tl.load(ends + before * padded_n * d + at, mask=here, other=0.0)
-                h = crossing(h, a2, total) + end
-        tl.store(carry + at, h, mask=here)
-        at += d
+                end = ends + (before * LANES * BLOCK + i) * d + at
+                h = crossing(h, a2s[i], total) + tl.load(end, mask=here, other=0.0)
+        hs = hs + (h,)
 
     bias_here = load_channels(bias, channel, here)
     D_here = load_channels(D, channel, here)
     row = segment.to(tl.int64) * segment_steps
-    u += batch * u_b
-    delta += batch * delta_b
-    y += (batch * length + row) * d + channel
+    u += batch * u_b + channel
+    delta += batch * delta_b + channel
+    y += batch * length * d + channel
     if z is not None:
-        z += batch * z_b
-    BC += (batch * groups + group) * tiles * 2 * padded_n
-    touched = tl.zeros([WARPS, 32], tl.float32)
-    pending = (touched, touched, touched, touched)
-    if ALL:
-        hs = states_of(carry, channel, d, here, BLOCK)
-        a2s = states_of(A2, channel, d, here, BLOCK)
+        z += batch * z_b + channel
+    BC += (batch * groups + group) * padded * SIZE
+    seen = tl.zeros([WARPS * 32], tl.float32)
+    pending = (seen, seen, seen, seen)
     for _ in range(tl.cdiv(tl.minimum(segment_steps, length - row), STEPS)):
         for stream in tl.static_range(4):
-            touched = tl.maximum(touched, pending[stream])
-        steps, following = BC + row * 2 * padded_n, row + STEPS
-        z_touched = touched
+            seen = tl.maximum(seen, pending[stream])
+        following = row + STEPS
+        z_touched = seen
         if z is not None:
-            z_touched = touch_rows(z, z_l, channel, here, following, length, STEPS, WARPS)
+            z_touched = touch_rows(z, z_l, following, length, here, LANES, STEPS, WARPS)
         pending = (
-            touch_rows(u, u_l, channel, here, following, length, STEPS, WARPS),
-            touch_rows(delta, delta_l, channel, here, following, length, STEPS, WARPS),
+            touch_rows(u, u_l, following, length, here, LANES, STEPS, WARPS),
+            touch_rows(delta, delta_l, following, length, here, LANES, STEPS, WARPS),
             z_touched,
-            touch_block(steps + STEPS * 2 * padded_n, following < length, STEPS * 2 * BLOCK, WARPS),
+            touch_block(BC + following * SIZE, following < length, STEPS * SIZE, WARPS),
         )
-        dts, xs, us, starts = block_inputs(
-            u + row * u_l + channel, delta + row * delta_l + channel, u_l, delta_l, bias_here,
-            seq_idx, batch, row, length, here, STEPS, SOFTPLUS, EXACT,
+        own_dts, us = block_inputs(
+            u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
-        ys = ()
-        for t in tl.static_range(STEPS):
-            ys = ys + (tl.zeros([WARPS, 32], tl.float32) if D is None else us[t] * D_here,)
-        two = steps.to(tl.pointer_type(tl.int64))
+        dts = fetched(own_dts, LANES, STEPS, WARPS)
+        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        starts = starts_among(seq_idx, batch, row, length, STEPS)
         if saved is not None:
-            to = saved + (batch * chunks + row // CHUNK) * n * d
-        if ALL:
-            if saved is not None:
-                if row % CHUNK == 0:
-                    store_states(to, hs, channel, d, here, n, BLOCK)
-            hs, ys = advance(
-                hs, a2s, dts, xs, ys, seq_idx, starts, two, BLOCK, True, BLOCK, STEPS
-            )  # fmt: skip
-        else:
-            at = channel
-            for j in range(padded_n // BLOCK):
-                some = states_of(carry, at, d, here, BLOCK)
-                a2s = states_of(A2, at, d, here, BLOCK)
-                if saved is not None:
-                    if row % CHUNK == 0:
-                        store_states(to, some, at, d, here, n - j * BLOCK, BLOCK)
-                some, ys = advance(
-                    some, a2s, dts, xs, ys, seq_idx, starts, two, padded_n, True, BLOCK, STEPS
-                )
-                store_states(carry, some, at, d, here, BLOCK, BLOCK)
-                at += d * BLOCK
-                two += BLOCK
-        z_t = z if z is None else z + row * z_l + channel
-        for t in tl.static_range(STEPS):
-            inside = row + t < length
-            y_t = ys[t]
+            if row % CHUNK == 0:
+                to = saved + (batch * chunks + row // CHUNK) * n * d
+                store_states(to, hs, at, d, here, n - first, BLOCK)
+        projection = BC + row * SIZE + 2 * first
+        hs, outputs = advance(
+            hs, a2s, dts, xs, seq_idx, starts, projection, SIZE, True, BLOCK, STEPS
+        )
+        ys = own_sums(outputs, LANES, STEPS, WARPS)
+        turns: tl.constexpr = min(LANES, STEPS)
+        for q in tl.static_range(STEPS // turns):
+            step = row + own_step(q, LANES, STEPS, WARPS)
+            y_q = ys[q] if D is None else tl.fma(us[q], D_here, ys[q])
             if z is not None:
-                gate = load_row(z_t, here, inside, EXACT)
-                y_t = y_t * gate * sigmoid(gate)
-                z_t += z_l
-            store_row(y, y_t, here, inside, EXACT)
-            y += d
+                gate = load_row(z + step * z_l, here, step < length, EXACT)
+                y_q = y_q * gate * sigmoid(gate)
+            store_row(y + step * d, y_q, here, step < length, EXACT)
         row += STEPS
-    if ALL:
-        store_states(carry, hs, channel, d, here, BLOCK, BLOCK)
     if segment == segments - 1:
-        at = channel
-        for i in range(n):
-            h = tl.load(carry + at, mask=here, other=0.0)
-            tl.store(last + (batch * d + channel) * n + i, h, mask=here)
-            at += d
-    tl.store(carry + channel, touched, mask=here & (length < 0))
+        for i in tl.static_range(BLOCK):
+            to = last + (batch * d + channel) * n + first + i
+            tl.store(to, hs[i], mask=here & (first + i < n))
+    tl.store(
+        last + channel, seen, mask=length < 0
+    )  # never, but for this the touching is not left out
