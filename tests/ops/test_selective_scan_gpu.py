@@ -21,9 +21,10 @@ from adder.ops.selective_scan.portable import CHUNK
 SIGNALS = "u delta z dy y du ddelta dz B C dB dC".split()
 FLOATS = "A A2 BC D bias state ends totals carry last saved dlast middle dstate dA partial dD dbias".split()
 types = dict.fromkeys(SIGNALS, "*bf16") | dict.fromkeys(FLOATS, "*fp32") | {"seq_idx": "*i32"}
+forward = {**gpu.FORWARD, "LANES": 2, "BLOCK": gpu.BLOCK}
 kernels = {
-    gpu_forward.ends_kernel: gpu.FORWARD,
-    gpu_forward.forward_kernel: gpu.FORWARD,
+    gpu_forward.ends_kernel: forward,
+    gpu_forward.forward_kernel: forward,
     gpu_backward.adjoint_ends_kernel: gpu.BACKWARD,
     gpu_backward.adjoint_kernel: gpu.BACKWARD,
 }
@@ -31,7 +32,7 @@ found = {}
 for kernel, layout in kernels.items():
     every = types | {name: "i32" for name in kernel.arg_names if name not in types}
     for exact in (True, False):
-        constants = {"SOFTPLUS": True, "EXACT": exact, "CHUNK": CHUNK, "BLOCK": gpu.STATES, "ALL": True, **layout}
+        constants = {"SOFTPLUS": True, "EXACT": exact, "CHUNK": CHUNK, **layout}
         if exact:  # the usual call: nothing packed, no state given
             constants |= dict.fromkeys(("seq_idx", "state", "dlast", "dstate"))
         found[f"{kernel.__name__} exact={exact}"] = resources(kernel, every, constants)

@@ -19,7 +19,7 @@ STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 LOG2E = math.log2(math.e)
 # STEPS of a block, whose rows are in registers; WARPS of a program; LANES that share a channel.
 FORWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "maxnreg": 128}
-BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "LANES": 2}
+BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "LANES": 2, "maxnreg": 128}
 BLOCK = 8  # states of a lane in the forward pass, at most
 ENOUGH = 1024  # warps that fill the chip; below it the length is cut
 

@@ -181,8 +181,8 @@ def adjoint_kernel(
     dA += place_of_segment * size
     middle += place_of_segment * (CHUNK // STEPS - 1) * size
     at = channel + part * d
-    for k in range(padded_n // LANES):
-        i = k * LANES + part
+    i = part
+    for _ in range(padded_n // LANES):
         g = tl.zeros([WARPS * 32], tl.float32)
         if dlast is not None:
             g = tl.load(dlast + (batch * d + channel) * n + i, mask=here & (i < n), other=0.0)
@@ -196,6 +196,7 @@ def adjoint_kernel(
         tl.store(carry + at, g, mask=here)
         tl.store(dA + at, tl.zeros([WARPS * 32], tl.float32), mask=here)
         at += LANES * d
+        i += LANES
 
     bias_here = load_channels(bias, channel, here)
     D_here = load_channels(D, channel, here)
@@ -328,11 +329,12 @@ def adjoint_kernel(
     if dstate is not None:
         if segment == 0:
             at = channel + part * d
-            for k in range(padded_n // LANES):
-                i = k * LANES + part
+            i = part
+            for _ in range(padded_n // LANES):
                 g = tl.load(carry + at, mask=here, other=0.0)
                 tl.store(dstate + (batch * d + channel) * n + i, g, mask=here & (i < n))
                 at += LANES * d
+                i += LANES
     tl.store(
         carry + channel, seen, mask=length < 0
     )  # never, but for this the touching is not left out
