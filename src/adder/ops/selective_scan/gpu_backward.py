@@ -141,10 +141,15 @@ def enter_chunk(
         xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
         at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
-        for k in range(padded_n // LANES):
-            a2 = tl.load(A2 + at, mask=here, other=0.0)
-            known = here & (k * LANES + part < n)  # all states but those that pad are
-            h = tl.load(source + at, mask=known, other=0.0)
+        i = part
+        h_next = tl.load(source + at, mask=here & (i < n), other=0.0)
+        a_next = tl.load(A2 + at, mask=here, other=0.0)
+        for _ in range(padded_n // LANES):
+            # What the next states need is read one turn ahead. `source` has n states, A2 has those that pad, too.
+            h, a2 = h_next, a_next
+            i += LANES
+            h_next = tl.load(source + at + LANES * d, mask=here & (i < n), other=0.0)
+            a_next = tl.load(A2 + at + LANES * d, mask=here & (i < padded_n), other=0.0)
             bs = read_numbers(projection, STEPS)
             for t in tl.static_range(STEPS):
                 h = tl.fma(tl.exp2(dts[t] * a2), restarted(h, seq_idx, starts, t), xs[t] * bs[t])
@@ -258,16 +263,23 @@ def adjoint_kernel(
             ys = ys + (tl.zeros([WARPS * 32], tl.float32),)
         at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
         to = partial + row * padded_n * 2
-        for j in range(padded_n // LANES):
-            a2 = tl.load(A2 + at, mask=here, other=0.0)
-            h = tl.load(before + at, mask=here & (j * LANES + part < stored), other=0.0)
-            g = tl.load(carry + at, mask=here, other=0.0)
-            sum_A = tl.load(dA + at, mask=here, other=0.0)
+        i = part
+        h_next = tl.load(before + at, mask=here & (i < stored), other=0.0)
+        a_next = tl.load(A2 + at, mask=here, other=0.0)
+        g_next = tl.load(carry + at, mask=here, other=0.0)
+        sum_next = tl.load(dA + at, mask=here, other=0.0)
+        for _ in range(padded_n // LANES):
+            h, a2, g, sum_A = h_next, a_next, g_next, sum_next
+            i += LANES
+            more = here & (i < padded_n)
+            h_next = tl.load(before + at + LANES * d, mask=here & (i < stored), other=0.0)
+            a_next = tl.load(A2 + at + LANES * d, mask=more, other=0.0)
+            g_next = tl.load(carry + at + LANES * d, mask=more, other=0.0)
+            sum_next = tl.load(dA + at + LANES * d, mask=more, other=0.0)
             bc = read_numbers(projection, 2 * STEPS)
             decays, hs, y_after = (), (h,), ()
             for t in tl.static_range(STEPS):
                 decays = decays + (tl.exp2(dts[t] * a2),)
-            for t in tl.static_range(STEPS):
                 h = tl.fma(decays[t], restarted(h, seq_idx, starts, t), xs[t] * bc[t])
                 hs = hs + (h,)
                 if z is not None:
