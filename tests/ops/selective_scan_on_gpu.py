@@ -28,7 +28,7 @@ Case = tuple[str, int, dict[str, Any]]
 
 
 def cases() -> Iterator[Case]:
-    """Name, gpu.ENOUGH, inputs. Blocks have 8 and 16 steps, chunks 32; a program has 32 or 128 channels."""
+    """Name, gpu.ENOUGH, inputs. Blocks have 8 steps, chunks 32; a program has up to 128 channels."""
     for length, channels, states in [(1, 1, 1), (31, 2, 3), (33, 33, 1), (67, 3, 2)]:
         yield f"float32 l={length} d={channels} n={states}", CUT, draw(1, length, channels, states)
     yield "one segment", WHOLE, draw(2, 34, 3, 2)

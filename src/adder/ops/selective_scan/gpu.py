@@ -5,6 +5,7 @@ state of zero, and the programs of the second work out the state that each segme
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -17,11 +18,51 @@ from adder.ops.selective_scan.portable import CHUNK, Inputs
 
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 LOG2E = math.log2(math.e)
-# STEPS of a block, whose rows are in registers; WARPS of a program; LANES that share a channel.
-FORWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "maxnreg": 128}
-BACKWARD = {"STEPS": 8, "WARPS": 4, "num_warps": 4, "LANES": 2, "maxnreg": 128}
-BLOCK = 8  # states of a lane in the forward pass, at most
-ENOUGH = 1024  # warps that fill the chip; below it the length is cut
+ENOUGH = 2048  # warps that fill the chip
+WORTHWHILE = 4  # segments at least, where the length is cut: it makes every state twice
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kernel is laid out: steps of a block, warps of a program, lanes of a channel, registers of a thread.
+
+    `resident` programs fit on a multiprocessor, and a round of them takes `round` (relative to other layouts of the
+    kernel; both passes over 8 x 2048 x 4096 and 32 x 2048 x 1536 on an H100: benchmarks/notes/gpu_selective_scan.md).
+    """
+
+    lanes: int
+    registers: int
+    resident: int
+    round: float
+    warps: int = 4
+    steps: int = 8
+
+    @property
+    def channels(self) -> int:
+        """How many a program has."""
+        return self.warps * 32 // self.lanes
+
+    def constants(self) -> dict[str, int]:
+        return {
+            "LANES": self.lanes,
+            "STEPS": self.steps,
+            "WARPS": self.warps,
+            "num_warps": self.warps,
+            "maxnreg": self.registers,
+        }
+
+
+def forward_layouts(n: int) -> list[tuple[Layout, int]]:
+    """What the forward pass may choose from, and the states that a lane then holds."""
+    choices = []
+    for most, registers, resident, time in ((8, 128, 4, 0.55), (16, 168, 3, 0.80)):
+        block = max(2, min(triton.next_power_of_2(n), most))
+        lanes = triton.next_power_of_2(triton.cdiv(n, block))
+        choices.append((Layout(lanes, registers, resident, time * 2 / lanes), block))
+    return choices
+
+
+BACKWARD = [Layout(2, 168, 3, 2.4), Layout(2, 255, 2, 2.0)]
 
 
 def serves(inputs: Inputs) -> bool:
@@ -38,13 +79,13 @@ def serves(inputs: Inputs) -> bool:
 def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the last state, and the state before each chunk, as `portable.forward` does."""
     (b, l, d), n, chunks = inputs.u.shape, inputs.A.shape[1], triton.cdiv(inputs.u.shape[1], CHUNK)
-    block = max(2, min(triton.next_power_of_2(n), BLOCK))
-    lanes = triton.next_power_of_2(triton.cdiv(n, block))
-    call = _Call(inputs, {**FORWARD, "LANES": lanes}, lanes * block, tile=1)
+    layout, block = min(forward_layouts(n), key=lambda choice: _time(choice[0], inputs))
+    padded_n = layout.lanes * block
+    call = _Call(inputs, layout, padded_n, tile=1)
     options = {**call.options, "BLOCK": block}
     ends = totals = None
     if call.segments > 1:
-        ends = call.scratch(b, call.segments, lanes * block, d)
+        ends = call.scratch(b, call.segments, padded_n, d)
         totals = call.scratch(b, call.segments, d)
         ends_kernel[(call.programs(call.segments - 1),)](
             call.u, call.delta, call.A2, call.BC, call.delta_bias, call.seq_idx, ends, totals,
@@ -52,7 +93,7 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
             **{**options, "EXACT": call.full},
         )  # fmt: skip
     y = torch.empty((b, l, d), dtype=inputs.u.dtype, device=inputs.u.device)
-    last = call.scratch(b, d, n)
+    last = call.scratch(b, n, d)
     saved = call.scratch(b, chunks, n, d) if save else None
     forward_kernel[(call.programs(call.segments),)](
         call.u, call.delta, call.z, call.A2, call.BC, call.D, call.delta_bias, call.state,
@@ -60,15 +101,16 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         *call.strides(call.u, call.delta, call.z), *call.lengths(), n, chunks,
         CHUNK=CHUNK, **options,
     )  # fmt: skip
+    last = last.transpose(1, 2).contiguous()
     return y, last, call.scratch(0) if saved is None else saved
 
 
 def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) -> list[Tensor]:
     """Return the gradients in the order of `portable.backward`."""
     (b, l, d), g, n = inputs.u.shape, inputs.B.shape[2], inputs.A.shape[1]
-    steps = BACKWARD["STEPS"]
-    padded_n = triton.cdiv(n, BACKWARD["LANES"]) * BACKWARD["LANES"]
-    call = _Call(inputs, BACKWARD, padded_n, tile=steps)
+    layout = min(BACKWARD, key=lambda choice: _time(choice, inputs))
+    steps, padded_n = layout.steps, triton.cdiv(n, layout.lanes) * layout.lanes
+    call = _Call(inputs, layout, padded_n, tile=steps)
     dy, saved = side_by_side(dy), saved.contiguous()
     dlast = None if dlast is None else dlast.contiguous()
     ends = totals = None
@@ -120,10 +162,29 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     ]
 
 
+def _programs(layout: Layout, inputs: Inputs) -> int:
+    """How many there are, with the length in one piece."""
+    b, _, d = inputs.u.shape
+    groups = inputs.B.shape[2]
+    return b * groups * triton.cdiv(d // groups, layout.channels)
+
+
+def _time(layout: Layout, inputs: Inputs) -> float:
+    """What a layout takes, relative to others: full rounds of resident programs, as the last one takes no less."""
+    rounds = triton.cdiv(_programs(layout, inputs), layout.resident * _processors(inputs.u.device))
+    return rounds * layout.round
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":  # in Triton's interpreter
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 class _Call:
     """The arguments that all kernels of a pass share. B and C are staged in tiles of `tile` steps."""
 
-    def __init__(self, inputs: Inputs, layout: dict[str, int], padded_n: int, tile: int):
+    def __init__(self, inputs: Inputs, layout: Layout, padded_n: int, tile: int):
         (b, l, d), g, n = inputs.u.shape, inputs.B.shape[2], inputs.A.shape[1]
         self.sizes = (b, l, d, g, n)
         self.u, self.delta = side_by_side(inputs.u), side_by_side(inputs.delta)
@@ -132,18 +193,15 @@ class _Call:
             None if each is None else each.contiguous()
             for each in (inputs.D, inputs.delta_bias, inputs.state, inputs.seq_idx)
         )
-        each = 32 // layout["LANES"]  # channels of a warp
-        channels = each * layout["WARPS"]
         self.width = d // g
-        self.full = self.width % channels == 0
-        self.blocks = triton.cdiv(self.width, channels)
+        self.full = self.width % layout.channels == 0
+        self.blocks = triton.cdiv(self.width, layout.channels)
         chunks = triton.cdiv(l, CHUNK)
-        warps = b * g * triton.cdiv(self.width, each)
-        cut = triton.cdiv(chunks, max(1, ENOUGH // warps))
+        cuts = ENOUGH // (_programs(layout, inputs) * layout.warps)
+        cut = triton.cdiv(chunks, cuts if cuts >= WORTHWHILE else 1)
         self.segments, self.segment_steps = triton.cdiv(chunks, cut), cut * CHUNK
-        exact = self.full and l % layout["STEPS"] == 0
-        self.options = {"SOFTPLUS": inputs.delta_softplus, "EXACT": exact, **layout}
-
+        exact = self.full and l % layout.steps == 0
+        self.options = {"SOFTPLUS": inputs.delta_softplus, "EXACT": exact, **layout.constants()}
         self.padded = chunks * CHUNK
         self.A2 = self.scratch(padded_n, d)
         self.BC = self.scratch(b, g, self.padded // tile, padded_n, 2, tile)

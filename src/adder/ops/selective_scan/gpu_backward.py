@@ -14,14 +14,15 @@ import triton.language as tl
 
 from adder.ops.selective_scan.gpu_common import (
     LN2,
+    all_fetched,
     block_inputs,
     crossing,
-    fetched,
     from_lane,
     halved,
     lanes,
     load_channels,
     load_row,
+    over_lanes,
     own_step,
     own_sums,
     place,
@@ -84,8 +85,8 @@ def adjoint_ends_kernel(
             delta, delta, delta_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
         own_qs = opened(dy, z, dy_l, z_l, row, length, here, EXACT, LANES, STEPS, WARPS)
-        dts = fetched(own_dts, LANES, STEPS, WARPS)
-        qs = fetched(own_qs, LANES, STEPS, WARPS)
+        dts = all_fetched(own_dts, LANES, STEPS, WARPS)
+        qs = all_fetched(own_qs, LANES, STEPS, WARPS)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
         for t in tl.static_range(STEPS):
             total += dts[t]
@@ -118,14 +119,6 @@ def summed_over_channels(values, LANES: tl.constexpr, WARPS: tl.constexpr):
 
 
 @triton.jit
-def over_lanes(x, LANES: tl.constexpr, WARPS: tl.constexpr):
-    """The sum over the lanes that share a channel, in the first of them."""
-    if LANES == 2:
-        x += from_lane(x, lanes(WARPS) ^ 16, WARPS)
-    return x
-
-
-@triton.jit
 def enter_chunk(
     u, delta, u_l, delta_l, A2, BC, bias, seq_idx, batch, source, middle, channel, part,
     row, count, length, d, n, padded_n, here,
@@ -137,8 +130,8 @@ def enter_chunk(
         own_dts, us = block_inputs(
             u, delta, u_l, delta_l, bias, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
-        dts = fetched(own_dts, LANES, STEPS, WARPS)
-        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        dts = all_fetched(own_dts, LANES, STEPS, WARPS)
+        xs = all_fetched(times(own_dts, us), LANES, STEPS, WARPS)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
         at, projection = channel + part * d, BC + row * padded_n * 2 + part * (2 * STEPS)
         i = part
@@ -252,9 +245,9 @@ def adjoint_kernel(
             u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
         own_qs = opened(dy, z, dy_l, z_l, row, length, here, EXACT, LANES, STEPS, WARPS)
-        dts = fetched(own_dts, LANES, STEPS, WARPS)
-        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
-        qs = fetched(own_qs, LANES, STEPS, WARPS)
+        dts = all_fetched(own_dts, LANES, STEPS, WARPS)
+        xs = all_fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        qs = all_fetched(own_qs, LANES, STEPS, WARPS)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
         by_A, by_B, ys = (), (), ()
         for _t in tl.static_range(STEPS):
@@ -333,10 +326,10 @@ def adjoint_kernel(
                 store_row(dz + to_row, by_z * (1.0 + gate * (1.0 - part_open)), here, inside, EXACT)
     mine = here & (part == 0)
     if D is not None:
-        sum_D = over_lanes(sum_D, LANES, WARPS)
+        sum_D = over_lanes(sum_D, LANES, LANES, WARPS)
         tl.store(dD + place_of_segment * d + channel, sum_D, mask=mine)
     if bias is not None:
-        sum_bias = over_lanes(sum_bias, LANES, WARPS)
+        sum_bias = over_lanes(sum_bias, LANES, LANES, WARPS)
         tl.store(dbias + place_of_segment * d + channel, sum_bias, mask=mine)
     if dstate is not None:
         if segment == 0:

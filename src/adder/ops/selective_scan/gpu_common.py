@@ -50,12 +50,18 @@ def place(width, groups, blocks, segments, WARPS: tl.constexpr, LANES: tl.conste
 
 
 @triton.jit
-def load_row(pointer, here, inside, EXACT: tl.constexpr):
-    """A row in float32. EXACT: all channels and all steps of the block exist."""
+def load_raw(pointer, here, inside, EXACT: tl.constexpr):
+    """A row. EXACT: all channels and all steps of the block exist."""
     if EXACT:
-        return tl.load(pointer).to(tl.float32)
+        return tl.load(pointer)
     else:
-        return tl.load(pointer, mask=here & inside, other=0.0).to(tl.float32)
+        return tl.load(pointer, mask=here & inside, other=0.0)
+
+
+@triton.jit
+def load_row(pointer, here, inside, EXACT: tl.constexpr):
+    """A row in float32."""
+    return load_raw(pointer, here, inside, EXACT).to(tl.float32)
 
 
 @triton.jit
@@ -162,17 +168,23 @@ def own_step(q: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, WARPS: t
 
 
 @triton.jit
-def fetched(own, LANES: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr):
-    """All steps of a block, from those that each lane worked out."""
+def fetched(own, t: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr):
+    """Step t of a block, from the lane that worked it out."""
     if LANES == 1:
-        return own
+        return own[t]
     else:
         turns: tl.constexpr = min(LANES, STEPS)
-        rows = ()
-        for t in tl.static_range(STEPS):
-            source = lanes(WARPS) % (32 // LANES) + t % turns * (32 // LANES)
-            rows = rows + (from_lane(own[t // turns], source, WARPS),)
-        return rows
+        source = lanes(WARPS) % (32 // LANES) + t % turns * (32 // LANES)
+        return from_lane(own[t // turns], source, WARPS)
+
+
+@triton.jit
+def all_fetched(own, LANES: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr):
+    """All steps of a block."""
+    rows = ()
+    for t in tl.static_range(STEPS):
+        rows = rows + (fetched(own, t, LANES, STEPS, WARPS),)
+    return rows
 
 
 @triton.jit
@@ -210,6 +222,15 @@ def summed(values, COUNT: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, W
         if (LOW * COUNT << k) < HIGH:
             total += from_lane(total, lane ^ (LOW * COUNT << k), WARPS)
     return total
+
+
+@triton.jit
+def over_lanes(x, COUNT: tl.constexpr, LANES: tl.constexpr, WARPS: tl.constexpr):
+    """The sum of x over the first COUNT of the lanes that share a channel, and their like, in each of them."""
+    for k in tl.static_range(5):
+        if 1 << k < COUNT:
+            x += from_lane(x, lanes(WARPS) ^ (32 // LANES << k), WARPS)
+    return x
 
 
 @triton.jit

@@ -14,7 +14,8 @@ from adder.ops.selective_scan.gpu_common import (
     fetched,
     lanes,
     load_channels,
-    load_row,
+    load_raw,
+    over_lanes,
     own_step,
     own_sums,
     place,
@@ -81,21 +82,25 @@ def store_states(pointer, states, at, d, here, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def advance(
-    hs, a2s, dts, xs, seq_idx, starts, projection, row_size,
-    OUTPUT: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
+    hs, a2s, own_dts, own_xs, seq_idx, starts, projection, row_size, OUTPUT: tl.constexpr,
+    LANES: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """BLOCK states over STEPS steps, and with OUTPUT their C . h. `projection` is B and C of the first step."""
     outputs, decays = (), ()
+    dt = fetched(own_dts, 0, LANES, STEPS, WARPS)
     for i in tl.static_range(BLOCK):
-        decays = decays + (tl.exp2(dts[0] * a2s[i]),)
+        decays = decays + (tl.exp2(dt * a2s[i]),)
     for t in tl.static_range(STEPS):
         bc = read_numbers(projection + t * row_size, 2 * BLOCK)
-        y = dts[0] * 0.0
+        if t + 1 < STEPS:
+            dt = fetched(own_dts, t + 1, LANES, STEPS, WARPS)
+        x = fetched(own_xs, t, LANES, STEPS, WARPS)
+        y = x * 0.0
         following, after = (), ()
         for i in tl.static_range(BLOCK):
             if t + 1 < STEPS:
-                following = following + (tl.exp2(dts[t + 1] * a2s[i]),)
-            h = tl.fma(decays[i], restarted(hs[i], seq_idx, starts, t), xs[t] * bc[2 * i])
+                following = following + (tl.exp2(dt * a2s[i]),)
+            h = tl.fma(decays[i], restarted(hs[i], seq_idx, starts, t), x * bc[2 * i])
             after = after + (h,)
             if OUTPUT:
                 y = bc[1] * h if i == 0 else tl.fma(bc[2 * i + 1], h, y)
@@ -142,16 +147,19 @@ def ends_kernel(
         own_dts, us = block_inputs(
             u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
-        dts = fetched(own_dts, LANES, STEPS, WARPS)
-        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        own_xs = times(own_dts, us)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
-        for t in tl.static_range(STEPS):
-            total += dts[t]
+        turns: tl.constexpr = min(LANES, STEPS)
+        for q in tl.static_range(STEPS // turns):
+            total += own_dts[q]
         if seq_idx is not None:
             total = tl.where(starts != 0, float("inf"), total)
         projection = BC + row * SIZE + part * (2 * BLOCK)
-        hs = advance(hs, a2s, dts, xs, seq_idx, starts, projection, SIZE, False, BLOCK, STEPS)[0]
+        hs = advance(
+            hs, a2s, own_dts, own_xs, seq_idx, starts, projection, SIZE, False, LANES, BLOCK, STEPS, WARPS
+        )[0]  # fmt: skip
         row += STEPS
+    total = over_lanes(total, min(LANES, STEPS), LANES, WARPS)
     place_of_segment = batch * segments + segment
     store_states(ends + place_of_segment * LANES * BLOCK * d, hs, at, d, here, BLOCK, BLOCK)
     tl.store(totals + place_of_segment * d + channel, total, mask=here)
@@ -168,7 +176,7 @@ def forward_kernel(
     SOFTPLUS: tl.constexpr, EXACT: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr,
     BLOCK: tl.constexpr, STEPS: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """y, and the last state; with `saved`, the state before each chunk.
+    """y, and the last state (b n d); with `saved`, the state before each chunk.
 
     h[t] = 2^(dt[t] A2) h[t-1] + dt[t] u[t] B[t]        y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
     """
@@ -202,48 +210,45 @@ def forward_kernel(
         z += batch * z_b + channel
     BC += (batch * groups + group) * padded * SIZE
     seen = tl.zeros([WARPS * 32], tl.float32)
-    pending = (seen, seen, seen, seen)
+    pending = (seen, seen, seen)
     for _ in range(tl.cdiv(tl.minimum(segment_steps, length - row), STEPS)):
-        for stream in tl.static_range(4):
+        for stream in tl.static_range(3):
             seen = tl.maximum(seen, pending[stream])
         following = row + STEPS
-        z_touched = seen
-        if z is not None:
-            z_touched = touch_rows(z, z_l, following, length, here, LANES, STEPS, WARPS)
         pending = (
             touch_rows(u, u_l, following, length, here, LANES, STEPS, WARPS),
             touch_rows(delta, delta_l, following, length, here, LANES, STEPS, WARPS),
-            z_touched,
             touch_block(BC + following * SIZE, following < length, STEPS * SIZE, WARPS),
         )
         own_dts, us = block_inputs(
             u, delta, u_l, delta_l, bias_here, row, length, here, SOFTPLUS, EXACT, LANES, STEPS, WARPS
         )  # fmt: skip
-        dts = fetched(own_dts, LANES, STEPS, WARPS)
-        xs = fetched(times(own_dts, us), LANES, STEPS, WARPS)
+        own_xs = times(own_dts, us)
         starts = starts_among(seq_idx, batch, row, length, STEPS)
         if saved is not None:
             if row % CHUNK == 0:
                 to = saved + (batch * chunks + row // CHUNK) * n * d
                 store_states(to, hs, at, d, here, n - first, BLOCK)
+        gates = ()
+        if z is not None:
+            for q in tl.static_range(STEPS // min(LANES, STEPS)):
+                step = row + own_step(q, LANES, STEPS, WARPS)
+                gates = gates + (load_raw(z + step * z_l, here, step < length, EXACT),)
         projection = BC + row * SIZE + 2 * first
         hs, outputs = advance(
-            hs, a2s, dts, xs, seq_idx, starts, projection, SIZE, True, BLOCK, STEPS
-        )
+            hs, a2s, own_dts, own_xs, seq_idx, starts, projection, SIZE, True, LANES, BLOCK, STEPS, WARPS
+        )  # fmt: skip
         ys = own_sums(outputs, LANES, STEPS, WARPS)
         turns: tl.constexpr = min(LANES, STEPS)
         for q in tl.static_range(STEPS // turns):
             step = row + own_step(q, LANES, STEPS, WARPS)
             y_q = ys[q] if D is None else tl.fma(us[q], D_here, ys[q])
             if z is not None:
-                gate = load_row(z + step * z_l, here, step < length, EXACT)
+                gate = gates[q].to(tl.float32)
                 y_q = y_q * gate * sigmoid(gate)
             store_row(y + step * d, y_q, here, step < length, EXACT)
         row += STEPS
     if segment == segments - 1:
-        for i in tl.static_range(BLOCK):
-            to = last + (batch * d + channel) * n + first + i
-            tl.store(to, hs[i], mask=here & (first + i < n))
-    tl.store(
-        last + channel, seen, mask=length < 0
-    )  # never, but for this the touching is not left out
+        store_states(last + batch * n * d, hs, at, d, here, n - first, BLOCK)
+    # Never, but for this the touching is not left out.
+    tl.store(y, seen.to(y.dtype.element_ty), mask=here & (length < 0))
