@@ -13,6 +13,7 @@ from adder.models.checked import (
     check_flag,
     check_positive,
     check_range,
+    takes_notes,
 )
 from adder.ops.quantized_linear.weight import SCHEMES, layout
 
@@ -34,6 +35,7 @@ _RANGES = ("A_init_range", "dt_limit")
 _STATE_SIZE = {"mamba": 16, "mamba2": 128}
 
 
+@takes_notes
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig(ModelConfig):
     """Sizes and initialisation of a LanguageModel over Mamba or Mamba-2 blocks; the defaults are theirs.
@@ -54,6 +56,8 @@ class LanguageModelConfig(ModelConfig):
 
     kind: ClassVar[str] = "language_model"
     title: ClassVar[str] = "a language model"
+    # PEFT asks. For a "mamba" it refuses adapters on out_proj, which transformers' kernels pass over and ours call.
+    model_type: ClassVar[str] = "adder"
 
     vocab_size: int
     d_model: int = 128
@@ -125,6 +129,10 @@ class LanguageModelConfig(ModelConfig):
             check_positive(name, value)
         else:
             check_count(name, value)
+
+    def get_text_config(self) -> "LanguageModelConfig":
+        """Return this config: Hugging Face's Trainer asks for the one of the language model in a larger model."""
+        return self
 
     @property
     def d_inner(self) -> int:
