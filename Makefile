@@ -1,5 +1,6 @@
 # make demo    train a small Mamba on text this machine already has, then let it write
 # make test    every test
+# make test-gpu  the Triton kernels on this machine's GPU (make test runs them in Triton's interpreter)
 # make check   format, lint, types, import contracts, tests: what every commit passes
 # make wheel   a wheel in dist/ that works beside every PyTorch from 2.10 on
 # On Linux, plain pip installs PyTorch with CUDA. Without a GPU the CPU build is smaller and enough:
@@ -18,7 +19,7 @@ FILES := $(shell mkdir -p build && find src -name '*.py' | sort > build/files.ne
 export GOMP_SPINCOUNT ?= 1000
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test check format lint types imports wheel clean
+.PHONY: demo test test-gpu check format lint types imports wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/adder train --preset demo --output $(RUN)
@@ -29,6 +30,10 @@ test: $(VENV)/developer
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest tests/layers tests/models -m "not compiles and not refuses" \
 	  --jaxtyping-packages=adder.layers,adder.models.language_model,adder.models.classifier,beartype.beartype
+
+test-gpu: $(VENV)/developer
+	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'there is no GPU here'"
+	$(BIN)/python -m pytest tests/ops/test_selective_scan_gpu.py
 
 check: lint types imports test
 

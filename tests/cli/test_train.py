@@ -274,11 +274,20 @@ def test_a_loss_that_is_not_finite(tmp_path, text, capsys):
     assert "--learning-rate" in line
 
 
-def test_a_model_of_mamba_2_is_trained_and_read(tmp_path, as_json):
-    (tmp_path / "text.txt").write_text("the adder adds. " * 40)
-    sizes = ["--model=mamba2", "--d-model=16", "--n-layer=1", "--batch-size=2", "--length=16"]
+@pytest.mark.parametrize("model", ["mamba2", "s4", "s4d", "transformer", "lstm", "gru"])
+def test_a_text_is_learnt_by_any_kind_of_model(tmp_path, text, as_json, model):
     run = tmp_path / "run"
-    as_json("train", tmp_path / "text.txt", "-o", run, *sizes, "--steps=2", "--device=cpu")
+    sizes = ["--d-model=16", "--n-layer=1", "--batch-size=2", "--length=16", "--device=cpu"]
+    as_json("train", text, "-o", run, f"--model={model}", *sizes, "--steps=2")
     config = open_run(run).config.model
-    assert (config.layer, config.d_state, config.headdim) == ("mamba2", 128, 32)
+    assert config.layer == model
+    if model == "mamba2":
+        assert (config.d_state, config.headdim) == (128, 32)
     assert as_json("generate", run, "the ", "--max-tokens=3")["tokens"] == 3
+    assert as_json("evaluate", run)["tokens"] > 0
+
+
+def test_a_transformer_carries_no_state(tmp_path, text, refused):
+    line = refused(2, text, "-o", tmp_path / "run", "--model=transformer", "--carry-state")
+    assert "a transformer carries no state from step to step" in line
+    assert not (tmp_path / "run").exists()

@@ -69,7 +69,11 @@ def test_presets_are_valid(name):
     ("options", "message"),
     [
         (["--model=mamba2"], "--model mamba2 is for a text"),
-        (["--model=gru"], "no model gru: choose mamba, mamba2, s4 or s4d"),
+        (["--model=gru"], "--model gru is for a text"),
+        (
+            ["--model=rwkv"],
+            "no model rwkv: choose mamba, mamba2, s4, s4d, transformer, lstm or gru",
+        ),
         (["--model=s4", "--measure=legt", "--rank=1"], "rank is 1, but legt needs at least 2"),
         (["--model=s4", "--measure=odd"], "measure is 'odd'"),
         (["--init=odd"], "init is 'odd'"),
@@ -107,7 +111,7 @@ def test_impossible_options(tmp_path, series, line_of, options, message):
     [
         (["--dropout=0.1"], "--dropout is for labelled sequences, and this is a text"),
         (["--preset=pixels"], "the preset pixels is for labelled sequences"),
-        (["--model=s4d"], "holds no labelled sequences: give a folder of idx files"),
+        (["--model=s4d", "--tokens"], "holds no labelled sequences: give a folder of idx files"),
         (["--tokens"], "holds no labelled sequences"),
     ],
 )
@@ -119,7 +123,6 @@ def test_a_text_is_no_labelled_source(tmp_path, line_of, options, message):
 
 def test_a_classifier_needs_a_source(line_of):
     assert "needs a SOURCE of labelled sequences" in line_of(2, "train", "--model=s4")
-    assert "needs a SOURCE of labelled sequences" in line_of(2, "train", "-", "--model=s4d")
 
 
 def test_sources_that_cannot_be_read(tmp_path, line_of, sounds):
@@ -129,7 +132,7 @@ def test_sources_that_cannot_be_read(tmp_path, line_of, sounds):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no UTF-8 text file" in refused(2, empty)
-    assert "holds no labelled sequences" in refused(2, empty, "--model=s4d")
+    assert "holds no labelled sequences" in refused(2, empty, "--tokens")
     assert "there is no file or folder" in refused(2, tmp_path / "nowhere", "--model=s4d")
     mixed = write_files(tmp_path / "mixed", {"a_1.wav": tone("", 1), "b_1.wav": tone("", 1, 16000)})
     assert "a_1.wav has 8000 Hz, and b_1.wav 16000 Hz" in refused(2, mixed)

@@ -1,4 +1,4 @@
-"""Helpers beside the tests, and a process that is left unpatched."""
+"""Helpers beside the tests and those of the operators, and a process that is left unpatched."""
 
 import sys
 from collections.abc import Iterator
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
-
 from adder.integrations.transformers import unpatch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
 
 
 @pytest.fixture

@@ -114,7 +114,9 @@ def test_every_operator_ran_and_nothing_fell_back(family: str) -> None:
     heads = (
         model.config.n_mamba_heads if family == "zamba" else 1
     )  # each head has a scan of its own
-    assert ran == {
+    norms = [name for name in ran if name.endswith("Norm.forward")]
+    assert len(norms) == 1
+    assert {name: count for name, count in ran.items() if name not in norms} == {
         f"{family}.causal_conv1d_fn": mixers,
         f"{family}.causal_conv1d_update": mixers * (STEPS - 1),
         f"{family}.{names[0]}": mixers * heads,

@@ -22,6 +22,10 @@ def small(**changes: object) -> adder.LanguageModel:
     return model.eval()
 
 
+def mamba2(**changes: object) -> adder.LanguageModel:
+    return small(**({"layer": "mamba2", "headdim": 20} | changes))
+
+
 KINDS: dict[str, Callable[[], adder.LanguageModel]] = {
     "float32": small,
     "untied, with biases": lambda: small(tie_embeddings=False, bias=True, conv_bias=False),
@@ -29,8 +33,17 @@ KINDS: dict[str, Callable[[], adder.LanguageModel]] = {
     "int8": lambda: quantize_model(small(), "int8"),
     "int4": lambda: quantize_model(small(), "int4"),
 }
+KINDS |= {
+    "mamba2": lambda: mamba2(),
+    "mamba2, groups, limits": lambda: mamba2(ngroups=2, dt_limit=(0.01, 0.5), D_has_hdim=True),
+    "mamba2, norm first": lambda: mamba2(norm_before_gate=True, bias=True, conv_bias=False),
+    "mamba2, no norm": lambda: mamba2(rmsnorm=False, d_conv=2),
+    "mamba2 bfloat16": lambda: mamba2().to(torch.bfloat16),
+    "mamba2 int8": lambda: quantize_model(mamba2(), "int8"),
+}
 # The layers round to bfloat16 between the operators, the kernel does not.
 CLOSE = {"bfloat16": 4e-2, "int8": 2e-2, "int4": 2e-2}
+CLOSE |= {"mamba2 bfloat16": 4e-2, "mamba2 int8": 2e-2}
 
 
 @needs_kernels
@@ -166,7 +179,19 @@ def other_eps(model: adder.LanguageModel) -> None:
     model.backbone.layers[1].norm.eps = 0.5  # type: ignore[union-attr, assignment]
 
 
-CHANGES = {
+def gate_hooked(model: adder.LanguageModel) -> None:
+    model.backbone.layers[0].mixer.norm.register_forward_hook(lambda *_: _[2] * 2)  # type: ignore[union-attr, operator]
+
+
+def other_groups(model: adder.LanguageModel) -> None:
+    model.backbone.layers[1].mixer.norm.group_size = 20  # type: ignore[union-attr, assignment]
+
+
+OF_MAMBA2 = {
+    gate_hooked: "layers.0.mixer.norm has a hook",
+    other_groups: "layers.1.mixer.norm normalises other groups",
+}
+CHANGES = OF_MAMBA2 | {
     backbone_hooked: "backbone has a hook",
     biased: "x_proj has a bias",
     other_eps: "has another eps, 0.5",
@@ -183,7 +208,8 @@ CHANGES = {
 def test_a_changed_model_runs_its_own_layers(
     change: Callable[[adder.LanguageModel], None],
 ) -> None:
-    model, ids = small(), torch.randint(0, 50, (2, 6))
+    model = mamba2() if change in OF_MAMBA2 else small()
+    ids = torch.randint(0, 50, (2, 6))
     before = model(ids).logits
     change(model)
     refusal = Decoder(model).refusal

@@ -10,11 +10,12 @@ from implementations import bits_for_threads, isas, serving
 from torch import Tensor
 
 from adder.ops import native, quantize
-from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
+from adder.ops.mamba_step import BlockWeights, Mamba2BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.reference import mamba_step_reference
 
 pytestmark = pytest.mark.skipif(native.module() is None, reason="adder was not compiled here")
 
+LAYERS = ["mamba", "mamba2"]
 KINDS = ["float32", "bfloat16", "int8", "int4"]
 # How much rounding one vector changes a product, and the sums' own error in float32.
 ROUNDING = {"float32": 0.0, "bfloat16": 2.0**-9, "int8": 1 / 254, "int4": 1 / 254}
@@ -22,6 +23,7 @@ ROUNDING = {"float32": 0.0, "bfloat16": 2.0**-9, "int8": 1 / 254, "int4": 1 / 25
 
 def stack(
     kind: str,
+    layer: str = "mamba",
     *,
     vocab: int = 37,
     m: int = 24,
@@ -29,10 +31,14 @@ def stack(
     n: int = 16,
     k: int = 4,
     r: int = 5,
+    h: int = 4,
+    g: int = 2,
     depth: int = 2,
     bias: bool = True,
     seed: int = 0,
+    **options: Any,
 ) -> StackWeights:
+    """r is of Mamba; h, g and the options are of Mamba-2. Without biases D is by channel, and the gate has no norm."""
     generator = torch.Generator().manual_seed(seed)
     small_type = torch.bfloat16 if kind == "bfloat16" else torch.float32
 
@@ -43,11 +49,14 @@ def stack(
         dense = torch.randn(rows, columns, generator=generator) * columns**-0.5
         return quantize(dense, kind) if kind in ("int8", "int4") else dense.to(small_type)  # type: ignore[arg-type]
 
-    blocks = [
-        BlockWeights(
+    w = d + 2 * g * n
+    rows, heads = (2 * d, h) if layer == "mamba" else (d + w + h, h)
+
+    def mamba() -> BlockWeights:
+        return BlockWeights(
             norm=small(m),
-            in_proj=matrix(2 * d, m),
-            in_bias=small(2 * d) if bias else None,
+            in_proj=matrix(rows, m),
+            in_bias=small(rows) if bias else None,
             conv_weight=small(d, k),
             conv_bias=small(d) if bias else None,
             x_proj=matrix(r + 2 * n, d),
@@ -58,8 +67,25 @@ def stack(
             out_proj=matrix(m, d),
             out_bias=small(m) if bias else None,
         )
-        for _ in range(depth)
-    ]
+
+    def mamba2() -> Mamba2BlockWeights:
+        return Mamba2BlockWeights(
+            norm=small(m),
+            in_proj=matrix(rows, m),
+            in_bias=small(rows) if bias else None,
+            conv_weight=small(w, k),
+            conv_bias=small(w) if bias else None,
+            dt_bias=small(heads),
+            A_log=small(heads, scale=0.5),
+            D=small(heads if bias else d),
+            gate_norm=small(d) if bias else None,
+            out_proj=matrix(m, d),
+            out_bias=small(m) if bias else None,
+            groups=g,
+            **options,
+        )
+
+    blocks = [mamba() if layer == "mamba" else mamba2() for _ in range(depth)]
     embedding = matrix(vocab + 3, m)
     return StackWeights(blocks, embedding, small(m), embedding, vocab, 1e-5)
 
@@ -68,11 +94,11 @@ def start(
     weights: StackWeights, b: int, seed: int = 1
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     generator = torch.Generator().manual_seed(seed)
-    _, d, n, k, _ = weights.blocks[0].sizes
+    conv, ssm = weights.blocks[0].state_shapes(b)
     states = [
         (
-            torch.randn(b, k - 1, d, generator=generator).to(weights.norm.dtype),
-            torch.randn(b, d, n, generator=generator),
+            torch.randn(conv, generator=generator).to(weights.norm.dtype),
+            torch.randn(ssm, generator=generator),
         )
         for _ in weights.blocks
     ]
@@ -105,6 +131,12 @@ SIZES: list[dict[str, Any]] = [
     {"m": 33, "d": 65, "n": 3, "k": 2, "r": 2, "bias": False},
     {"m": 64, "d": 131, "n": 20, "k": 5, "r": 48, "vocab": 300},
     {"m": 31, "d": 17, "n": 64, "k": 3, "depth": 3},
+    {"layer": "mamba2"},
+    {"layer": "mamba2", "norm_before_gate": True, "dt_limit": (0.2, 1.5), "gate_eps": 0.1},
+    {"layer": "mamba2", "d": 18, "h": 9, "g": 3, "n": 33, "k": 1, "bias": False},
+    {"layer": "mamba2", "m": 1, "d": 1, "n": 1, "k": 2, "h": 1, "g": 1, "vocab": 1},
+    {"layer": "mamba2", "m": 65, "d": 266, "h": 2, "g": 1, "n": 20, "vocab": 300},
+    {"layer": "mamba2", "m": 33, "d": 140, "h": 70, "n": 3, "depth": 3},
 ]
 
 
@@ -131,10 +163,11 @@ def test_reference(kind: str, sizes: dict[str, Any], b: int) -> None:
         assert float((got[name] - expected).abs().max()) <= allowed, name
 
 
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bits(kind: str) -> None:
+def test_same_bits(kind: str, layer: str) -> None:
     """For any number of threads, whichever streams lie beside, and in every instruction set but for its own sums."""
-    weights = stack(kind, m=64, d=130, vocab=600, depth=3)
+    weights = stack(kind, layer, m=64, d=132, vocab=600, depth=3)
     stepper = MambaStack(weights)
     ids, states = start(weights, 13)
     bits_for_threads(lambda: flat(*stepper.step(ids, states)))
@@ -145,9 +178,10 @@ def test_same_bits(kind: str) -> None:
             assert torch.equal(each, whole[name][rows]), name
 
 
-def test_streams_from_several_threads() -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_streams_from_several_threads(layer: str) -> None:
     """Callers do not meet, though they share the pool and the stack."""
-    weights = stack("int8", m=64, d=130, vocab=600, depth=3)
+    weights = stack("int8", layer, m=64, d=132, vocab=600, depth=3)
     stepper = MambaStack(weights)
 
     def text(seed: int) -> list[int]:
@@ -169,8 +203,9 @@ def test_streams_from_several_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_nothing_is_changed_in_place() -> None:
-    weights = stack("float32")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nothing_is_changed_in_place(layer: str) -> None:
+    weights = stack("float32", layer)
     ids, states = start(weights, 2)
     kept = [(conv.clone(), ssm.clone()) for conv, ssm in states]
     MambaStack(weights).step(ids, states)
@@ -178,8 +213,9 @@ def test_nothing_is_changed_in_place() -> None:
         assert all(map(torch.equal, before, after))
 
 
-def test_a_change_of_the_weights_is_seen() -> None:
-    weights = stack("float32")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_change_of_the_weights_is_seen(layer: str) -> None:
+    weights = stack("float32", layer)
     ids, states = start(weights, 2)
     stepper = MambaStack(weights)
     before, _ = stepper.step(ids, states)
@@ -190,9 +226,10 @@ def test_a_change_of_the_weights_is_seen() -> None:
     assert torch.equal(after, fresh)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_a_nan_is_not_lost(kind: str) -> None:
-    weights = stack(kind)
+def test_a_nan_is_not_lost(kind: str, layer: str) -> None:
+    weights = stack(kind, layer)
     ids, states = start(weights, 2)
     states[0][1][1, 3, 2] = torch.nan
     logits, _ = MambaStack(weights).step(ids, states)
@@ -227,6 +264,20 @@ def test_refused(change: Callable[[StackWeights], StackWeights], message: str) -
         (
             lambda w: w._replace(blocks=[w.blocks[0], w.blocks[1]._replace(D=w.blocks[1].D[1:])]),
             r"D of block 1 has shape \(39,\), expected \(40,\)",
+        ),
+        (
+            lambda w: w._replace(blocks=[*w.blocks, *stack("float32", "mamba2").blocks]),
+            r"block 2 is a Mamba2BlockWeights of sizes .*, and block 0 a BlockWeights of",
+        ),
+        (
+            lambda w: w._replace(blocks=stack("float32", "mamba2", h=4, g=3).blocks),
+            "4 heads must divide 40 inner channels, 3 groups the heads",
+        ),
+        (
+            lambda w: w._replace(
+                blocks=[b._replace(gate_norm=b.D) for b in stack("float32", "mamba2").blocks]
+            ),
+            r"gate_norm of block 0 has shape \(4,\), expected \(40,\)",
         ),
     ],
 )

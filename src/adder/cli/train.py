@@ -39,8 +39,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="mamba or mamba2 for a text; mamba, s4 or s4d for labelled sequences "
-            "[mamba for a text, s4d otherwise]."
+            help="mamba, mamba2, s4, s4d, transformer, lstm or gru for a text; mamba, s4 or s4d for "
+            "labelled sequences [mamba for a text, s4d otherwise]."
         ),
     ] = None,
     vocabulary: Annotated[

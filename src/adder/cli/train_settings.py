@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from adder.training.session import Session
 
-MODELS = ("mamba", "mamba2", "s4", "s4d")
+MODELS = ("mamba", "mamba2", "s4", "s4d", "transformer", "lstm", "gru")
+_OF_TEXT_ALONE = ("mamba2", "transformer", "lstm", "gru")
 # What is a setting of the model; everything else is one of the training.
 _OF_ANY_MODEL = frozenset({"d_model", "n_layer", "d_state", "d_conv", "expand", "dt_rank"})
 _OF_CLASSIFIERS = frozenset(
@@ -60,9 +61,10 @@ def find_session(given: dict[str, Any], device_name: str) -> "AbstractContextMan
     if model is not None and model not in MODELS:
         raise UsageError(f"no model {model}: choose {', '.join(MODELS[:-1])} or {MODELS[-1]}")
     form = labelled_form(given.get("source"))
-    if form is not None or model in ("s4", "s4d") or given.keys() & _OF_SOURCES:
-        if model == "mamba2":
-            raise UsageError("--model mamba2 is for a text, and this is for labelled sequences")
+    nothing = model in ("s4", "s4d") and "source" not in given
+    if form is not None or nothing or given.keys() & _OF_SOURCES:
+        if model in _OF_TEXT_ALONE:
+            raise UsageError(f"--model {model} is for a text, and this is for labelled sequences")
         return _classifier(given, model, form, device)
     return _language_model(given, model or "mamba", device)
 
@@ -80,12 +82,16 @@ def _language_model(
     vocabulary = given.pop("vocabulary", "characters")
     output = given.pop("output", None)
     chosen = find_preset(name)
-    own = {"d_state", "dt_rank"} - given.keys() if layer == "mamba2" else set()
-    sizes = {key: value for key, value in chosen.model.items() if key not in own}
+    sizes = dict(chosen.model)
+    if layer != "mamba":  # what a preset says of Mamba alone is not of this layer
+        sizes = {key: sizes[key] for key in ("d_model", "n_layer") if key in sizes} | {
+            "layer": layer
+        }
     model, training = _settings(given, sizes, chosen.training)
     if layer == "mamba2":
-        wide = model.get("expand", 2) * model["d_model"]
-        model |= {"layer": layer, "headdim": math.gcd(64, wide)}
+        model["headdim"] = math.gcd(64, model.get("expand", 2) * model["d_model"])
+    if layer == "transformer":
+        training.setdefault("carry_state", False)
     if output is None:
         stem = "stdin" if source == "-" else Path(source or "python-docs").resolve().stem
         output = Path("runs") / f"{stem}-{name}"

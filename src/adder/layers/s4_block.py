@@ -6,7 +6,7 @@ S4 (arXiv:2111.00396), section 3.4: each channel is a system of its own, so a po
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,11 +87,17 @@ class S4Block(nn.Module):
         *,
         lengths: Int[Tensor, " b"] | None = None,
         rate: float = 1.0,
+        seq_idx: Int32[Tensor, "b l"] | None = None,
+        padding: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], Tensor | None]:
         """Run the block. Steps from `lengths` on are padding: they read as zeros, so a bidirectional layer is exact.
 
-        Not with a state: where padding has come in, what the state holds is no longer the end of the sequence.
+        Not with a state: where padding has come in, what the state holds is no longer the end of the sequence. Packed
+        sequences (`seq_idx`) and `padding` in front of a row are refused: a convolution runs over where they meet.
         """
+        for name, value in (("seq_idx", seq_idx), ("padding", padding)):
+            if value is not None:
+                raise UsageError(f"S4Block: {name} is not honoured: run the sequences one by one")
         if not isinstance(u, Tensor) or u.ndim != 3 or u.shape[-1] != self.d_model:
             raise UsageError(f"S4Block: u {what_came(u)}, expected (batch, length, {self.d_model})")
         if lengths is not None:

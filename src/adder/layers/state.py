@@ -48,6 +48,8 @@ def expect_parts(layer: str, state: State, *names: str) -> dict[str, Tensor]:
 def unflatten_state(flat: Mapping[str, Tensor], like: State) -> State:
     """Return a tree of the form of `like` with the tensors of `flat`; the inverse of `flatten_state`.
 
+    An axis that is empty in `like`, as the length of a key-value cache is, may be of any length.
+
     Raises:
         UsageError: a name is missing or unknown, or a tensor has another shape or dtype than in `like`.
     """
@@ -56,7 +58,10 @@ def unflatten_state(flat: Mapping[str, Tensor], like: State) -> State:
         raise UsageError(f"state: {name} is {'missing' if name in template else 'not known here'}")
     for name, expected in template.items():
         got = flat[name]
-        if got.shape != expected.shape or got.dtype != expected.dtype:
+        fits = len(got.shape) == len(expected.shape) and all(
+            want in (0, size) for want, size in zip(expected.shape, got.shape, strict=True)
+        )
+        if not fits or got.dtype != expected.dtype:
             raise UsageError(
                 f"state: {name} is {tuple(got.shape)} {got.dtype}, "
                 f"expected {tuple(expected.shape)} {expected.dtype}"

@@ -1,17 +1,43 @@
 """What lies between the tokens and the head of a language model: an embedding, blocks, a norm."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from adder.errors import UsageError
-from adder.layers import Mamba, Mamba2, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
+from adder.layers import (
+    S4,
+    S4D,
+    Attention,
+    Mamba,
+    Mamba2,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    Recurrent,
+    RMSNorm,
+    S4Block,
+    State,
+)
+from adder.layers.linear import Linear
 from adder.models.config import LanguageModelConfig
 
+Mixer = Mamba | Mamba2 | S4Block | Attention | Recurrent
 
-def _mixer(config: LanguageModelConfig) -> Mamba | Mamba2:
+
+def _mixer(config: LanguageModelConfig) -> Mixer:
+    if config.layer == "transformer":
+        return Attention(config.d_model, config.heads, bias=config.bias)
+    if config.layer in ("lstm", "gru"):
+        cell: Literal["lstm", "gru"] = "lstm" if config.layer == "lstm" else "gru"
+        return Recurrent(config.d_model, cell, config.d_inner, bias=config.bias)
+    if config.layer in ("s4", "s4d"):
+        kind = S4 if config.layer == "s4" else S4D
+        sizes = (config.d_model, config.d_state)
+        return S4Block(kind(*sizes, dt_min=config.dt_min, dt_max=config.dt_max))
     if config.layer == "mamba2":
         return Mamba2(
             config.d_model,
@@ -50,8 +76,28 @@ def _mixer(config: LanguageModelConfig) -> Mamba | Mamba2:
     )
 
 
+def weight_of(mixer: Mixer) -> Tensor:
+    """Return a parameter whose type is the one a mixer computes in: never a rounded matrix."""
+    if isinstance(mixer, Mamba | Mamba2):
+        return mixer.conv1d.weight
+    return mixer.output_linear.weight if isinstance(mixer, S4Block) else mixer.out_proj.weight
+
+
+class MLP(nn.Module):
+    """y = out_proj(silu(a) * b), (a, b) = in_proj(x): SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, d_model: int, hidden: int, bias: bool):
+        super().__init__()
+        self.in_proj = Linear(d_model, 2 * hidden, bias=bias)
+        self.out_proj = Linear(hidden, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(F.silu(gate) * value)  # type: ignore[no-any-return]
+
+
 class Block(nn.Module):
-    """residual + mixer(norm(residual))"""
+    """residual + mixer(norm(residual)), and of a Transformer residual + mlp(norm2(residual)) behind it"""
 
     def __init__(self, config: LanguageModelConfig):
         super().__init__()
@@ -59,6 +105,10 @@ class Block(nn.Module):
         if config.weights != "float":
             _make_room(self.mixer, config)
         self.norm = RMSNorm(config.d_model, config.norm_epsilon)
+        if config.layer == "transformer":
+            self.norm2 = RMSNorm(config.d_model, config.norm_epsilon)
+            self.mlp = MLP(config.d_model, config.d_inner, config.bias)
+        self.has_mlp = config.layer == "transformer"
 
     def forward(
         self,
@@ -67,9 +117,13 @@ class Block(nn.Module):
         seq_idx: Tensor | None,
         padding: Tensor | None,
     ) -> tuple[Tensor, State | None]:
-        normed = self.norm(residual).to(self.mixer.conv1d.weight.dtype)  # never rounded to integers
+        dtype = weight_of(self.mixer).dtype
+        normed = self.norm(residual).to(dtype)
         y, state = self.mixer(normed, state, seq_idx=seq_idx, padding=padding)
-        return residual + y, state
+        residual = residual + y
+        if self.has_mlp:
+            residual = residual + self.mlp(self.norm2(residual).to(dtype))
+        return residual, state
 
 
 class Backbone(nn.Module):
@@ -132,7 +186,7 @@ class Backbone(nn.Module):
         )
 
 
-def _make_room(mixer: Mamba | Mamba2, config: LanguageModelConfig) -> None:
+def _make_room(mixer: nn.Module, config: LanguageModelConfig) -> None:
     """Put a QuantizedLinear of zeros in the place of each projection."""
     for name in config.matrices:
         linear = getattr(mixer, name)

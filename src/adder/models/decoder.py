@@ -1,15 +1,23 @@
 """A language model one token at a time: in one native call where its modules are what the kernel knows."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from adder.layers import Mamba, QuantizedEmbedding, QuantizedLinear, RMSNorm, State
+from adder.layers import (
+    GatedRMSNorm,
+    Mamba,
+    Mamba2,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    RMSNorm,
+    State,
+)
 from adder.layers.linear import Linear, is_untouched
 from adder.models.backbone import Backbone, Block
-from adder.ops.mamba_step import BlockWeights, MambaStack, StackWeights
+from adder.ops.mamba_step import BlockWeights, Mamba2BlockWeights, MambaStack, StackWeights
 from adder.ops.mamba_step.weights import Weight
 
 if TYPE_CHECKING:
@@ -95,26 +103,12 @@ def _pairs(state: State) -> list[tuple[Tensor, Tensor]]:
 def stack_weights(model: "LanguageModel") -> StackWeights:
     """Return the parameters of a model where they lie."""
     backbone = model.backbone
-    blocks = []
-    for block in backbone.blocks():
-        mixer = block.mixer
-        assert isinstance(mixer, Mamba)
-        blocks.append(
-            BlockWeights(
-                norm=block.norm.weight,
-                in_proj=_weight(mixer.in_proj),
-                in_bias=mixer.in_proj.bias,
-                conv_weight=mixer.conv1d.weight.squeeze(1),
-                conv_bias=mixer.conv1d.bias,
-                x_proj=_weight(mixer.x_proj),
-                dt_proj=_weight(mixer.dt_proj),
-                dt_bias=mixer.dt_proj.bias,
-                A_log=mixer.A_log,
-                D=mixer.D,
-                out_proj=_weight(mixer.out_proj),
-                out_bias=mixer.out_proj.bias,
-            )
-        )
+    blocks = [
+        _mamba(block, block.mixer)
+        if isinstance(block.mixer, Mamba)
+        else _mamba2(block, cast(Mamba2, block.mixer))
+        for block in backbone.blocks()
+    ]
     return StackWeights(
         blocks,
         _weight(backbone.embedding),
@@ -122,6 +116,44 @@ def stack_weights(model: "LanguageModel") -> StackWeights:
         _weight(model.lm_head),
         model.config.vocab_size,
         model.config.norm_epsilon,
+    )
+
+
+def _mamba(block: Block, mixer: Mamba) -> BlockWeights:
+    return BlockWeights(
+        norm=block.norm.weight,
+        in_proj=_weight(mixer.in_proj),
+        in_bias=mixer.in_proj.bias,
+        conv_weight=mixer.conv1d.weight.squeeze(1),
+        conv_bias=mixer.conv1d.bias,
+        x_proj=_weight(mixer.x_proj),
+        dt_proj=_weight(mixer.dt_proj),
+        dt_bias=mixer.dt_proj.bias,
+        A_log=mixer.A_log,
+        D=mixer.D,
+        out_proj=_weight(mixer.out_proj),
+        out_bias=mixer.out_proj.bias,
+    )
+
+
+def _mamba2(block: Block, mixer: Mamba2) -> Mamba2BlockWeights:
+    norm = mixer.norm
+    return Mamba2BlockWeights(
+        norm=block.norm.weight,
+        in_proj=_weight(mixer.in_proj),
+        in_bias=mixer.in_proj.bias,
+        conv_weight=mixer.conv1d.weight.squeeze(1),
+        conv_bias=mixer.conv1d.bias,
+        dt_bias=mixer.dt_bias,
+        A_log=mixer.A_log,
+        D=mixer.D,
+        gate_norm=None if norm is None else norm.weight,
+        out_proj=_weight(mixer.out_proj),
+        out_bias=mixer.out_proj.bias,
+        groups=mixer.ngroups,
+        dt_limit=mixer.dt_limit,
+        gate_eps=1.0 if norm is None else norm.eps,
+        norm_before_gate=norm is not None and norm.norm_before_gate,
     )
 
 
@@ -137,7 +169,7 @@ def _changed(model: "LanguageModel") -> str | None:
     """Say what in a model is not as the kernel takes it: a module of another class, or one with a hook."""
     from adder.models.language_model import LanguageModel  # which imports this file
 
-    if model.config.layer != "mamba":
+    if model.config.layer not in ("mamba", "mamba2"):
         return f"the blocks are {model.config.layer}"
     if model.config.mixer_norm_epsilon is not None:
         return "step size, B and C are normalised"
@@ -156,6 +188,11 @@ def _changed(model: "LanguageModel") -> str | None:
             return f"{name} has a bias"
         if isinstance(module, RMSNorm) and module.eps != eps:
             return f"{name} has another eps, {module.eps}, than the model's config, {eps}"
+        if (
+            isinstance(module, GatedRMSNorm)
+            and module.group_size != model.config.d_inner // model.config.ngroups
+        ):
+            return f"{name} normalises other groups than the model's config says"
     return None
 
 
@@ -166,10 +203,13 @@ def _modules(model: "LanguageModel") -> Iterator[tuple[str, nn.Module, tuple[typ
     yield "backbone.norm_f", backbone.norm_f, (RMSNorm,)
     yield "lm_head", model.lm_head, _LINEAR
     for i, block in enumerate(backbone.blocks()):
-        mixer, at = block.mixer, f"backbone.layers.{i}"
+        # Whoever goes through these stops at a mixer of another class.
+        mixer, at = cast(Mamba | Mamba2, block.mixer), f"backbone.layers.{i}"
         yield at, block, (Block,)
         yield f"{at}.norm", block.norm, (RMSNorm,)
-        yield f"{at}.mixer", mixer, (Mamba,)
+        yield f"{at}.mixer", mixer, (Mamba if model.config.layer == "mamba" else Mamba2,)
         yield f"{at}.mixer.conv1d", mixer.conv1d, (nn.Conv1d,)
+        if isinstance(mixer, Mamba2) and mixer.norm is not None:
+            yield f"{at}.mixer.norm", mixer.norm, (GatedRMSNorm,)
         for name in model.config.matrices:
             yield f"{at}.mixer.{name}", getattr(mixer, name), _LINEAR

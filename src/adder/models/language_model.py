@@ -164,13 +164,17 @@ class LanguageModel(Conventions, Pretrained):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Embedding normal, biases of projections zero, out_proj rescaled by 1 / sqrt(depth) as GPT-2 does."""
+        """Embedding normal, biases of projections zero, what is added to the residuals rescaled by 1 / sqrt(how often),
+        as GPT-2 does."""
         nn.init.normal_(self.backbone.embedding.weight, std=self.config.initializer_range)
-        for block in self.backbone.blocks():
-            block.mixer.out_proj.weight /= math.sqrt(self.config.n_layer)
-            for projection in (block.mixer.in_proj, block.mixer.out_proj):
-                if projection.bias is not None:
-                    nn.init.zeros_(projection.bias)
+        for name, module in self.backbone.named_modules():
+            if not isinstance(module, Linear):
+                continue
+            if name.endswith((".in_proj", ".out_proj")) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if name.endswith(".out_proj"):
+                added = 2 if self.config.layer == "transformer" else 1
+                module.weight /= math.sqrt(added * self.config.n_layer)
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first token: one entry for each layer."""

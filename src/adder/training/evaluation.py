@@ -58,7 +58,8 @@ def evaluate_text(
 ) -> Evaluation:
     """Read a text whole and sum what every token after the first costs.
 
-    The state is carried from window to window, so the result does not depend on `length`.
+    The state is carried from window to window, so the result does not depend on `length`. Not a Transformer's, which
+    would grow to hold the whole text: `length` is its context, and each window is read on its own.
 
     Args:
         ids: the text (n,), n >= 2.
@@ -75,12 +76,12 @@ def evaluate_text(
     targets = torch.from_numpy(ids[1 : rows * stretch + 1]).view(rows, stretch)
     training = model.training
     model.eval()
-    state = model.initial_state(rows)
+    state, carried = model.initial_state(rows), model.config.layer != "transformer"
     sums = []
     for start in range(0, stretch, length):
         window = slice(start, start + length)
         output = model(inputs[:, window].to(device), state=state)
-        state = output.state
+        state = output.state if carried else state
         wanted = targets[:, window].to(device)
         logits = output.logits.flatten(0, 1).float()
         sums.append(F.cross_entropy(logits, wanted.flatten(), reduction="sum"))

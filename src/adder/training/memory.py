@@ -92,7 +92,9 @@ def _bytes_per_step(model: AnyConfig, size: int, checkpoint_layers: bool) -> int
 def _state_numbers(model: AnyConfig) -> int:
     if not isinstance(model, LanguageModelConfig):
         return 0  # a classifier carries none from step to step
-    return model.n_layer * model.d_inner * (model.d_state + model.d_conv)
+    if model.layer in ("mamba", "mamba2"):
+        return model.n_layer * model.d_inner * (model.d_state + model.d_conv)
+    return model.n_layer * model.d_inner * (model.d_state or 1)
 
 
 def _free_bytes(device: torch.device) -> int | None:

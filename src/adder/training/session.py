@@ -95,6 +95,11 @@ def start_run(
     text = read_source(source)
     words = make_vocabulary(vocabulary, text.text)
     sizes = LanguageModelConfig(vocab_size=words.size, **model)
+    if sizes.layer == "transformer" and training.carry_state:
+        raise UsageError(
+            "a transformer carries no state from step to step, since its state holds all it has read: "
+            "give --no-carry-state"
+        )
     config = RunConfig(sizes, training, source_record(text))
     session = _prepare(output, config, training, TextTask(text, words, training), device)
     more = {VOCABULARY: words.to_json().encode("utf-8")}

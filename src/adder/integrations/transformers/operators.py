@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from adder.errors import UsageError
 from adder.integrations import functions
 from adder.integrations.layouts import ACTIVATIONS
+from adder.ops import rms_norm
+from adder.ops.dtypes import arithmetic
 
 Operator = Callable[..., Any]
 _states_before: ContextVar[list[Tensor] | None] = ContextVar("_states_before", default=None)
@@ -213,9 +215,21 @@ def chunk_scan(
     )
 
 
+def norm(self: Any, hidden_states: Tensor) -> Any:
+    """The `forward` of a family's RMSNorm. One that is compiled is left to the compiler, which fuses it."""
+    x, weight = hidden_states, self.weight
+    type_is_kept = torch.promote_types(weight.dtype, x.dtype) == x.dtype
+    if torch.compiler.is_compiling() or not type_is_kept or not _serves(x, weight):
+        return NotImplemented
+    return rms_norm(x, weight.to(arithmetic(x.dtype)), eps=self.variance_epsilon)
+
+
 def _serves(*signals: Tensor | None, activation: str | None = None) -> bool:
     return activation in ACTIVATIONS and all(
-        each is None or (each.dtype in DTYPES and each.numel() > 0) for each in signals
+        each is None
+        # A tensor that is distributed or quantised is of a class of its own.
+        or (type(each) in (Tensor, nn.Parameter) and each.dtype in DTYPES and each.numel() > 0)
+        for each in signals
     )
 
 

@@ -31,17 +31,25 @@ _MAMBA2: dict[str, Operator] = {
     "mamba2_selective_state_update": operators.scan_update,
     "mamba2_split_conv1d_scan_combined": operators.not_fused,
 }
+
+
+def _classes(norm: str, mixer: str | None = None) -> dict[str, Operator]:
+    """The `forward` of these classes."""
+    continuing = {} if mixer is None else {f"{mixer}.forward": operators.continuing}
+    return continuing | {f"{norm}.forward": operators.norm}
+
+
 _TABLE: dict[str, dict[str, Operator]] = {
-    "mamba": _MAMBA | _FUSED | {"MambaMixer.forward": operators.continuing},
-    "falcon_mamba": _MAMBA | _FUSED | {"FalconMambaMixer.forward": operators.continuing},
-    "jamba": _MAMBA | {"JambaMambaMixer.forward": operators.continuing},
-    "zamba": _MAMBA | {"ZambaMambaMixer.forward": operators.continuing},
-    "mamba2": _MAMBA2,
-    "bamba": _MAMBA2,
-    "zamba2": _MAMBA2,
-    "nemotron_h": _MAMBA2,
-    "granitemoehybrid": _MAMBA2,
-    "falcon_h1": _MAMBA2,
+    "mamba": _MAMBA | _FUSED | _classes("MambaRMSNorm", "MambaMixer"),
+    "falcon_mamba": _MAMBA | _FUSED | _classes("FalconMambaRMSNorm", "FalconMambaMixer"),
+    "jamba": _MAMBA | _classes("JambaRMSNorm", "JambaMambaMixer"),
+    "zamba": _MAMBA | _classes("ZambaRMSNorm", "ZambaMambaMixer"),
+    "mamba2": _MAMBA2 | _classes("Mamba2RMSNorm"),
+    "bamba": _MAMBA2 | _classes("BambaRMSNorm"),
+    "zamba2": _MAMBA2 | _classes("Zamba2RMSNorm"),
+    "nemotron_h": _MAMBA2 | _classes("NemotronHRMSNorm"),
+    "granitemoehybrid": _MAMBA2 | _classes("GraniteMoeHybridRMSNorm"),
+    "falcon_h1": _MAMBA2 | _classes("FalconH1RMSNorm"),
 }
 FAMILIES = tuple(_TABLE)
 
@@ -132,9 +140,10 @@ def patch() -> ExitStack:
 def accelerate(model: Model) -> Model:
     """Put our operators under a model of transformers, and return it.
 
-    The operators are replaced in the modeling files that the model's classes come from: other models of the same family
-    in this process use them as well. The model's own dense layers are multiplied by `adder.ops.linear`. Nothing else
-    changes: class, parameters, cache and `generate` stay. `unpatch(model)` undoes it.
+    The operators, and the forward of the family's RMSNorm, are replaced in the modeling files that the model's classes
+    come from: other models of the same family in this process use them as well. The model's own dense layers are
+    multiplied by `adder.ops.linear`. Nothing else changes: class, parameters, cache and `generate` stay.
+    `unpatch(model)` undoes it.
 
     Where transformers is wrong: a Mamba-1 prompt fed in several pieces keeps its state here. Packed sequences (seq_idx)
     of a Mamba-1 model, and an attention_mask longer than the new token in decoding, raise an error: they would corrupt

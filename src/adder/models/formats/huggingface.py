@@ -133,6 +133,10 @@ def values_of(config: LanguageModelConfig) -> dict[str, Any]:
     kind = config.layer
     if kind == "mamba" and config.mixer_norm_epsilon is not None:
         kind = "falcon_mamba"  # type: ignore[assignment]
+    if kind not in _ARCHITECTURES:
+        raise UsageError(
+            f'there is no published format of {kind} blocks: save it as format="adder"'
+        )
     lacking = []
     if config.weights != "float":
         lacking.append(f"weights {config.weights}")

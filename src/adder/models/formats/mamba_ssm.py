@@ -93,6 +93,8 @@ def values_of(config: LanguageModelConfig) -> dict[str, Any]:
     Raises:
         UsageError: mamba_ssm has no such model; the message names what it lacks.
     """
+    if config.layer not in ("mamba", "mamba2"):
+        raise UsageError(f'mamba_ssm has no {config.layer} blocks: save it as format="adder"')
     lacking = []
     if config.weights != "float":
         lacking.append(f"weights {config.weights}")

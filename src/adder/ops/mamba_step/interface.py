@@ -1,4 +1,4 @@
-"""One token of each stream through a whole stack of Mamba blocks, in one native call."""
+"""One token of each stream through a whole stack of Mamba or Mamba-2 blocks, in one native call."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.mamba_step.weights import BlockWeights, StackWeights, Weight
+from adder.ops.mamba_step.weights import BlockWeights, Mamba2BlockWeights, StackWeights, Weight
 from adder.ops.quantized_linear.weight import QuantizedWeight
 
-__all__ = ["BlockWeights", "MambaStack", "StackWeights", "Weight"]
+__all__ = ["BlockWeights", "Mamba2BlockWeights", "MambaStack", "StackWeights", "Weight"]
 
 NAME = "mamba_step"
 States = Sequence[tuple[Tensor, Tensor]]
 
 
 class MambaStack:
-    r"""The weights of a stack of Mamba blocks, its embedding and its head, ready to take one token at a time.
+    r"""The weights of a stack of blocks, its embedding and its head, ready to take one token at a time.
 
-        for each block:   x, z = in_proj(rms_norm(residual));  x = silu(short_convolution(x))
-                          dt, B, C = x_proj(x);  y = selective_scan(x, dt_proj(dt), A, B, C, D) * silu(z)
-                          residual = residual + out_proj(y)
+        each Mamba block:    x, z = in_proj(rms_norm(residual));  x = silu(short_convolution(x))
+                             dt, B, C = x_proj(x);  y = selective_scan(x, dt_proj(dt), A, B, C, D) * silu(z)
+        each Mamba-2 block:  z, x B C, dt = in_proj(rms_norm(residual));  x, B, C = silu(short_convolution(x B C))
+                             y = gated_norm(state_space_dual(x, dt, A, B, C, D), z)
+        both:                residual = residual + out_proj(y)
         logits = head(rms_norm(residual))
 
-    Mamba (Gu & Dao 2023, arXiv:2312.00752), section 3.4 and figure 3, for a length of one. The whole token is one
-    call: its cost is one pass over the weights. It has no gradients.
+    Mamba (Gu & Dao 2023, arXiv:2312.00752), section 3.4 and figure 3, and Mamba-2 (Dao & Gu 2024, arXiv:2405.21060),
+    figure 6, for a length of one. The whole token is one call: its cost is one pass over the weights. It has no
+    gradients. The blocks of a stack are of one kind.
 
-    Axes: b streams, v vocabulary, d inner channels, k taps, n state size.
+    Axes: b streams, v vocabulary, d inner channels, k taps, n state size, h heads of p channels in g groups.
 
     Args:
         weights: the parameters. They are used where they lie when the stack is made: a change in place is seen, one
@@ -50,19 +53,21 @@ class MambaStack:
         self.weights = weights
         # Their memory stays, even where a module gives its parameter other memory.
         self._alive = [each.detach() for each in weights.tensors()]
-        self._sizes = weights.blocks[0].sizes
         self._dtype = weights.norm.dtype
-        width, *inner = self._sizes
         module = native.module()
         assert module is not None
-        self._native = module.MambaStack(
+        one = weights.blocks[0]
+        kind = module.MambaStack if isinstance(one, BlockWeights) else module.Mamba2Stack
+        m, d, n, k, *more = one.sizes
+        self._native = kind(
             native.STORAGE[self._dtype],
-            [width, *inner, weights.vocab_size],
+            [m, d, n, k, weights.vocab_size, *more],
             weights.eps,
             [
                 (
-                    *map(_matrix, block.matrices()),
+                    [_matrix(each) for each in block.matrices()],
                     [native.address(each) for each in block.small()],
+                    block.options(),
                 )
                 for block in weights.blocks
             ],
@@ -106,7 +111,8 @@ class MambaStack:
 
         Args:
             ids: int64, each below the rows of the embedding.
-            states: for each block conv (b k-1 d), in the type of the parameters, and ssm (b d n), float32.
+            states: for each block conv (b k-1 d), in the type of the parameters, and ssm (b d n), float32; of Mamba-2
+                (b k-1 d+2gn) and (b h p n).
             into: states that nobody needs any more, to be overwritten and returned; None makes new ones. Fresh memory
                 costs a large batch more than the arithmetic does.
 
@@ -130,7 +136,7 @@ class MambaStack:
         held = [each.contiguous() for each in self._checked("states", states, b)]
         read = [each.data_ptr() for each in held]
         if into is None:
-            conv_size, ssm_size = self._state_sizes(b)
+            conv_size, ssm_size = self.weights.blocks[0].state_shapes(b)
             into = [
                 (torch.empty(conv_size, dtype=self._dtype), torch.empty(ssm_size)) for _ in states
             ]
@@ -154,16 +160,12 @@ class MambaStack:
         )
         return logits, list(into)
 
-    def _state_sizes(self, b: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        _, d, n, k, _ = self._sizes
-        return (b, k - 1, d), (b, d, n)
-
     def _checked(self, name: str, states: States, b: int) -> list[Tensor]:
         if len(states) != len(self.weights.blocks):
             raise ValueError(
                 f"{NAME}: {name} of {len(states)} blocks, expected {len(self.weights.blocks)}"
             )
-        conv_size, ssm_size = self._state_sizes(b)
+        conv_size, ssm_size = self.weights.blocks[0].state_shapes(b)
         expected = (("conv", conv_size, self._dtype), ("ssm", ssm_size, torch.float32))
         for i, pair in enumerate(states):
             for (part, size, dtype), each in zip(expected, pair, strict=True):
@@ -202,13 +204,18 @@ def _matrix(weight: Weight) -> native.Matrix:
 
 
 def _check_shapes(weights: StackWeights) -> None:
-    m, d, n, k, r = weights.blocks[0].sizes
-    expected = BlockWeights(
-        *((m,), (2 * d, m), (2 * d,), (d, k), (d,), (r + 2 * n, d)),  # type: ignore[arg-type]
-        *((d, r), (d,), (d, n), (d,), (m, d), (m,)),  # type: ignore[arg-type]
-    )
+    one = weights.blocks[0]
+    if isinstance(one, Mamba2BlockWeights):
+        _check_heads(one)
+    expected, m = one.shapes(), one.sizes[0]
     for i, block in enumerate(weights.blocks):
-        for name, shape, each in zip(BlockWeights._fields, expected, block, strict=True):
+        if type(block) is not type(one) or block.sizes != one.sizes:
+            raise ValueError(
+                f"{NAME}: block {i} is a {type(block).__name__} of sizes {block.sizes}, "
+                f"and block 0 a {type(one).__name__} of {one.sizes}"
+            )
+        for name, shape in expected.items():
+            each = getattr(block, name)
             if each is not None and tuple(each.shape) != shape:
                 raise ValueError(
                     f"{NAME}: {name} of block {i} has shape {tuple(each.shape)}, expected {shape}"
@@ -220,3 +227,12 @@ def _check_shapes(weights: StackWeights) -> None:
             )
     if tuple(weights.norm.shape) != (m,):
         raise ValueError(f"{NAME}: norm has shape {tuple(weights.norm.shape)}, expected ({m},)")
+
+
+def _check_heads(block: Mamba2BlockWeights) -> None:
+    d, h, g, w = block.out_proj.shape[1], *block.A_log.shape, block.groups, len(block.conv_weight)
+    if g < 1 or d % h or h % g or w <= d or (w - d) % (2 * g):
+        raise ValueError(
+            f"{NAME}: {h} heads must divide {d} inner channels, {g} groups the heads, and twice the groups the "
+            f"{w - d} channels of B and C"
+        )

@@ -1,5 +1,6 @@
 """The selective scan (S6): the public function, and the operators under it that PyTorch dispatches by device."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -241,4 +242,25 @@ if (_native := native.module()) is not None:
         inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx)
         if cpu.serves(inputs):
             return cpu.backward(_native, inputs, saved, dy, dlast)
+        return portable.backward(inputs, saved, dy, dlast)
+
+
+if find_spec("triton") is not None:  # it is imported on the first call on a CUDA device
+
+    @_selective_scan.register_kernel("cuda")
+    def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx, save):  # type: ignore[no-untyped-def]
+        from adder.ops.selective_scan import gpu
+
+        inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx)
+        if gpu.serves(inputs):
+            return gpu.forward(inputs, save)
+        return portable.forward(inputs, save)
+
+    @_selective_scan_backward.register_kernel("cuda")
+    def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx, saved, dy, dlast):  # type: ignore[no-untyped-def]
+        from adder.ops.selective_scan import gpu
+
+        inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx)
+        if gpu.serves(inputs):
+            return gpu.backward(inputs, saved, dy, dlast)
         return portable.backward(inputs, saved, dy, dlast)
