@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
+from adder.errors import UsageError
 from adder.ops import short_convolution
 
 # A step size before softplus that is a step of exactly zero behind it, in every type.
@@ -20,7 +21,15 @@ def convolve(
     """Return silu(short_convolution(x)), zero where a row is padded, and the last k - 1 inputs in the state's type.
 
     Only the parameters of `conv1d` are used: their names, shapes and initialisation are those of nn.Conv1d.
+
+    Raises:
+        UsageError: it was replaced by something that is not used by its parameters alone, as an adapter.
     """
+    if not isinstance(conv1d, nn.Conv1d) and not hasattr(conv1d, "modules_to_save"):
+        raise UsageError(
+            f"conv1d is a {type(conv1d).__module__}.{type(conv1d).__name__}, expected torch.nn.Conv1d: it is not "
+            "called, so an adapter on it would have no effect; train it whole (PEFT's modules_to_save) or leave it"
+        )
     before = None if state is None else state.to(x.dtype)
     steps = None if padding is None else padded(padding, x.shape[1])
     if steps is not None:

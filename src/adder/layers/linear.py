@@ -29,11 +29,14 @@ def is_untouched(module: nn.Module, classes: tuple[type, ...]) -> bool:
 
     Hooks on all modules are not looked at: they are asked for once, not for each module.
     """
+    # accelerate puts the class's forward into a model from which it takes its own wrapper.
+    forward = module.__dict__.get("forward")
+    own = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
     return (
         type(module) in classes
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and not module._backward_hooks
         and not module._backward_pre_hooks
-        and "forward" not in module.__dict__
+        and not own
     )

@@ -180,9 +180,9 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, State | None]:
         if not (self.checkpoint_layers and torch.is_grad_enabled()):
             return layer(residual, state, seq_idx, padding)  # type: ignore[no-any-return]
-        # Nothing in a block is random, so no random state is kept to run it again.
+        # The random state is kept for what others put into a block, as the dropout of an adapter.
         return checkpoint(  # type: ignore[no-any-return]
-            layer, residual, state, seq_idx, padding, use_reentrant=False, preserve_rng_state=False
+            layer, residual, state, seq_idx, padding, use_reentrant=False
         )
 
 

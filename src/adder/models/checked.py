@@ -4,12 +4,16 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from adder.errors import UsageError
 
 # More parameters than any machine holds: sizes beyond this are a slip of the keyboard.
 MOST_PARAMETERS = 10**13
+# What Hugging Face's Trainer writes into a config. Nothing in adder reads it, and it is not saved.
+NOTES = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
+
+_Class = TypeVar("_Class", bound=type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,17 @@ class ModelConfig(ABC):
             if field.default is dataclasses.MISSING and name not in values:
                 raise UsageError(f"config: {name} is missing")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def takes_notes(config_class: _Class) -> _Class:
+    """Let a frozen dataclass take the attributes NOTES, which are none of its fields."""
+    frozen: Any = config_class.__setattr__
+
+    def set_attribute(self: object, name: str, value: object) -> None:
+        (object.__setattr__ if name in NOTES else frozen)(self, name, value)
+
+    setattr(config_class, "__setattr__", set_attribute)  # noqa: B010  # mypy takes no assignment
+    return config_class
 
 
 def check_flag(name: str, value: object) -> None:

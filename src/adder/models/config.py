@@ -13,6 +13,7 @@ from adder.models.checked import (
     check_flag,
     check_positive,
     check_range,
+    takes_notes,
 )
 from adder.ops.quantized_linear.weight import SCHEMES, layout
 
@@ -37,6 +38,7 @@ _OPTIONAL = ("d_state", "intermediate_size", "mixer_norm_epsilon", "n_heads")
 _STATE_SIZE = {"mamba": 16, "mamba2": 128, "s4": 64, "s4d": 64}
 
 
+@takes_notes
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig(ModelConfig):
     """Sizes and initialisation of a LanguageModel over Mamba or other blocks; the defaults are Mamba's.
@@ -61,6 +63,8 @@ class LanguageModelConfig(ModelConfig):
 
     kind: ClassVar[str] = "language_model"
     title: ClassVar[str] = "a language model"
+    # PEFT asks. For a "mamba" it refuses adapters on out_proj, which transformers' kernels pass over and ours call.
+    model_type: ClassVar[str] = "adder"
 
     vocab_size: int
     d_model: int = 128
@@ -148,6 +152,10 @@ class LanguageModelConfig(ModelConfig):
             check_positive(name, value)
         else:
             check_count(name, value)
+
+    def get_text_config(self) -> "LanguageModelConfig":
+        """Return this config: Hugging Face's Trainer asks for the one of the language model in a larger model."""
+        return self
 
     @property
     def d_inner(self) -> int:

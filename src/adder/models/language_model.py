@@ -6,7 +6,7 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752): blocks of norm, mixer and residual; ini
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -19,6 +19,14 @@ from adder.layers.linear import Linear, is_bare
 from adder.models.backbone import Backbone
 from adder.models.checkpoint import Pretrained, expect_stored, load
 from adder.models.config import LanguageModelConfig
+from adder.models.conventions import (
+    Conventions,
+    add_shared,
+    drop_shared,
+    expect_tie_unadapted,
+    refuse_unserved,
+    share_of_loss,
+)
 from adder.models.decoder import Decoder
 from adder.models.formats.weights import Weights
 from adder.models.hub import find_folder
@@ -33,14 +41,22 @@ READ_AT_ONCE, SHORTEST_PIECE = 512, 64
 
 
 class LanguageModelOutput(NamedTuple):
-    """The mean loss where labels were given, logits (b l v), the state where one was given."""
+    """The mean loss where labels were given, logits (b l v), the state where one was given.
+
+    A slice ends before a state that is None: output[1:] is what Hugging Face's Trainer takes for predictions, of which
+    each must be a tensor.
+    """
 
     loss: Float[Tensor, ""] | None
     logits: Float[Tensor, "b l v"]
     state: State | None
 
+    def __getitem__(self, index: Any) -> Any:
+        whole = tuple(self)
+        return whole[:2][index] if isinstance(index, slice) and self.state is None else whole[index]
 
-class LanguageModel(Pretrained):
+
+class LanguageModel(Conventions, Pretrained):
     """Mamba or Mamba-2 blocks between an embedding and a head: token ids (b l) to logits (b l v).
 
     Example:
@@ -67,6 +83,8 @@ class LanguageModel(Pretrained):
         else:
             self.requires_grad_(False)  # nothing can be trained through rounded weights
         self._tie()
+        self.register_state_dict_post_hook(drop_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(add_shared)  # type: ignore[no-untyped-call]
 
     def _tie(self) -> None:
         if not self.config.tie_embeddings:
@@ -170,6 +188,8 @@ class LanguageModel(Pretrained):
         state: State | None = None,
         seq_idx: Int32[Tensor, "b l"] | None = None,
         logits_to_keep: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **unserved: object,
     ) -> LanguageModelOutput:
         """Return logits, loss and state.
 
@@ -184,11 +204,17 @@ class LanguageModel(Pretrained):
             logits_to_keep: logits of the last so many tokens alone, all of them where there are fewer; None means all.
                 A prompt needs its last: the head costs a third of a small model. Padding is no token here: each row
                 ends with its last one.
+            num_items_in_batch: from Hugging Face's Trainer, the number of labels in all the pieces of a batch, each
+                row's first not counted: the loss is this piece's share of the batch's mean.
+            unserved: what PEFT passes to every model, as inputs_embeds; it must be None or False.
 
         Raises:
-            UsageError: ids of another shape or outside the vocabulary, a mask of another shape, or logits_to_keep
-                below 1 or beside labels.
+            UsageError: ids of another shape or outside the vocabulary, a mask of another shape, logits_to_keep
+                below 1 or beside labels; or an adapter on the embedding or the head, where the two are tied.
         """
+        refuse_unserved(unserved)
+        if self.config.tie_embeddings:
+            expect_tie_unadapted(self)
         if logits_to_keep is not None and (logits_to_keep < 1 or labels is not None):
             raise UsageError(
                 f"LanguageModel: logits_to_keep is {logits_to_keep}, expected at least 1, and no labels beside it"
@@ -198,6 +224,7 @@ class LanguageModel(Pretrained):
                 f"LanguageModel: input_ids has shape {tuple(input_ids.shape)}, expected (batch, length), "
                 "both at least 1"
             )
+        given = labels
         padding = Padding.of(attention_mask, input_ids)
         if padding is not None:
             input_ids = padding.ids(input_ids)
@@ -221,7 +248,12 @@ class LanguageModel(Pretrained):
             hidden, state = self._read(input_ids, state, seq_idx, padding, logits_to_keep)
         logits, loss = self._head(hidden), None
         if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            assert given is not None
+            flat, targets = logits.flatten(0, 1).float(), targets.flatten()
+            if num_items_in_batch is None:
+                loss = F.cross_entropy(flat, targets)
+            else:
+                loss = share_of_loss(flat, targets, given, num_items_in_batch)
         return LanguageModelOutput(loss, logits, state)
 
     def _read(
@@ -260,15 +292,6 @@ class LanguageModel(Pretrained):
             # The padding is not multiplied.
             return linear(hidden, head.weight[:vocab_size])
         return head(hidden)[..., :vocab_size]  # type: ignore[no-any-return]
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only what enters each block for the backward pass, which runs the block again: the same numbers in a
-        fraction of the memory, for a forward pass more."""
-        self.backbone.checkpoint_layers = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep what the backward pass needs, as at first."""
-        self.backbone.checkpoint_layers = False
 
     def _check(self, input_ids: Tensor) -> None:
         if torch.compiler.is_compiling() or input_ids.device.type != "cpu":
