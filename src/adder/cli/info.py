@@ -49,7 +49,10 @@ LEFT_OUT = {
     "quantized_linear": "",
 }
 # What the Triton kernels leave to it.
-LEFT_OUT_CUDA = {"diagonal_kernel": "float64"}
+LEFT_OUT_CUDA = {
+    "selective_scan": "float64, complex A, constant B or C, B and C by different groups",
+    "diagonal_kernel": "float64",
+}
 WIDTH = 80
 
 
