@@ -169,6 +169,8 @@ def test_writing_stops_where_it_should(options: dict[str, Any], batch_size: int)
     assert written(model, {"max_gen_toks": 30}, batch_size=batch_size) == alone
     assert written(model, {}, max_gen_toks=4) == [each[:4] for each in alone]
     assert written(model, {"max_gen_toks": 0}) == [""] * 5
+    cold = {"do_sample": True, "temperature": 0, "top_k": 0, "max_new_tokens": 4}
+    assert written(model, cold) == [each[:4] for each in alone]
 
 
 def test_the_last_token_of_a_text_ends_it() -> None:

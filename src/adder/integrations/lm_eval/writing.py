@@ -41,9 +41,9 @@ class Rules:
         until = rest.pop("until", None) or ()
         until = (until,) if isinstance(until, str) else tuple(until)
         lengths = [int(rest.pop(name)) for name in _LENGTHS if rest.get(name) is not None]
-        temperature = float(rest.pop("temperature", None) or 0.0)
-        if (sampled := rest.pop("do_sample", None)) is not None:
-            temperature = (temperature or 1.0) if sampled else 0.0
+        temperature, sampled = rest.pop("temperature", None), rest.pop("do_sample", None)
+        if sampled is False or temperature is None:
+            temperature = 1.0 if sampled else 0.0
         sampling = {name: rest.pop(name, None) for name in _SAMPLING}
         sampling["top_k"] = sampling["top_k"] or None  # 0 is none to others
         sampling["repetition_penalty"] = sampling["repetition_penalty"] or 1.0
@@ -54,7 +54,9 @@ class Rules:
         longest = lengths[0] if lengths else longest
         if longest < 0:
             raise UsageError(f"generate_until: {_LENGTHS[0]} is {longest}, expected at least 0")
-        return cls(Sampler(temperature, **sampling), longest, tuple(each for each in until if each))
+        return cls(
+            Sampler(float(temperature), **sampling), longest, tuple(each for each in until if each)
+        )
 
 
 class _Row:
