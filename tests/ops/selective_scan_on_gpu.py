@@ -29,16 +29,18 @@ Case = tuple[str, int, dict[str, Any]]
 
 def cases() -> Iterator[Case]:
     """Name, gpu.ENOUGH, inputs. Blocks have 8 steps, chunks 32; a program has up to 128 channels."""
-    for length, channels, states in [(1, 1, 1), (31, 2, 3), (33, 33, 1), (67, 3, 2)]:
+    for length, channels, states in [(1, 1, 1), (31, 2, 3), (33, 33, 1), (41, 2, 2)]:
         yield f"float32 l={length} d={channels} n={states}", CUT, draw(1, length, channels, states)
-    yield "one segment", WHOLE, draw(2, 34, 3, 2)
-    yield "bfloat16", CUT, draw(1, 64, 32, 1, torch.bfloat16)
+    for states in (9, 17):  # lanes share a channel in the forward pass: two, and four
+        yield f"float32 l=10 d=3 n={states}", CUT, draw(1, 10, 3, states)
+    yield "one segment", WHOLE, draw(2, 33, 2, 2)
+    yield "bfloat16", CUT, draw(1, 32, 32, 1, torch.bfloat16)
     yield "float16", CUT, draw(2, 9, 4, 2, torch.float16)
     yield "groups", CUT, draw(1, 17, 6, 2, groups=3)
-    packed = draw(1, 71, 3, 2)
-    yield "packed", CUT, {**packed, "seq_idx": seq_idx_of(1, lengths_of(71))}
+    packed = draw(1, 41, 2, 2)
+    yield "packed", CUT, {**packed, "seq_idx": seq_idx_of(1, lengths_of(41))}
     for absent in (["D"], ["z"], ["D", "z", "state", "delta_bias"]):
-        yield f"without {absent}", CUT, {**draw(1, 33, 3, 2), **dict.fromkeys(absent)}
+        yield f"without {absent}", CUT, {**draw(1, 33, 2, 2), **dict.fromkeys(absent)}
     plain = draw(1, 9, 3, 2)
     plain |= {"delta": plain["delta"].abs(), "delta_bias": None, "delta_softplus": False}
     yield "no softplus", CUT, plain
@@ -114,7 +116,7 @@ def main(share: int = 0, shares: int = 1) -> None:
         print(name, flush=True)
         gpu.ENOUGH = enough
         assert_as_good_as_reference(on_device, selective_scan_reference, inputs)
-    for gpu.ENOUGH in (WHOLE, CUT):
+    for gpu.ENOUGH in (CUT,) if INTERPRETED else (CUT, WHOLE):
         print("leaks", flush=True)
         sequences_do_not_leak()
         if not INTERPRETED:

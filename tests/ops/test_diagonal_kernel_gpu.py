@@ -4,13 +4,11 @@ Triton reads TRITON_INTERPRET when it is imported, so each of the two has a proc
 """
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from triton_process import run
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
 
@@ -103,25 +101,16 @@ print(json.dumps(found))
 """
 
 
-def run(program: str, *arguments: str, **environment: str) -> str:
-    """Run a program in a process of its own and return what it printed."""
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", program, *arguments]
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
-    settings |= environment
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=300)
-    assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
-    return done.stdout
-
-
 def test_in_the_interpreter() -> None:
     """Values and gradients against the reference, with the tolerances of the other implementations."""
-    printed = run(INTERPRETED, str(Path(__file__).parent), TRITON_INTERPRET="1")
+    strict = ("-W", "error::RuntimeWarning")
+    printed = run(*strict, "-c", INTERPRETED, str(Path(__file__).parent), TRITON_INTERPRET="1")
     assert printed.endswith("done\n")
 
 
 def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
     """A register that is spilled, or an array that is indexed, would need a stack."""
-    found = json.loads(run(COMPILED, str(tmp_path), TRITON_CACHE_DIR=str(tmp_path / "cache")))
+    found = json.loads(run("-c", COMPILED, str(tmp_path), TRITON_CACHE_DIR=str(tmp_path / "cache")))
     assert len(found) == 4
     assert {name: use["STACK"] for name, use in found.items()} == dict.fromkeys(found, "0")
     assert all(use["LOCAL"] == "0" for use in found.values())

@@ -17,7 +17,7 @@ def run(*command: str, **environment: str) -> str:
     settings = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     settings |= environment
     done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", *command],
+        [sys.executable, *command],
         capture_output=True, text=True, env=settings, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"

@@ -58,7 +58,7 @@ def forward_layouts(n: int) -> list[tuple[Layout, int]]:
     for most, registers, resident, time in ((8, 128, 4, 0.55), (16, 168, 3, 0.80)):
         block = max(2, min(triton.next_power_of_2(n), most))
         lanes = triton.next_power_of_2(triton.cdiv(n, block))
-        choices.append((Layout(lanes, registers, resident, time * 2 / lanes), block))
+        choices.append((Layout(lanes, registers, resident, time), block))
     return choices
 
 

@@ -253,7 +253,8 @@ if find_spec("triton") is not None:  # it is imported on the first call on a CUD
 
         inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx)
         if gpu.serves(inputs):
-            return gpu.forward(inputs, save)
+            with torch.cuda.device(u.device):  # Triton launches where the current device is
+                return gpu.forward(inputs, save)
         return portable.forward(inputs, save)
 
     @_selective_scan_backward.register_kernel("cuda")
@@ -262,5 +263,6 @@ if find_spec("triton") is not None:  # it is imported on the first call on a CUD
 
         inputs = Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, seq_idx)
         if gpu.serves(inputs):
-            return gpu.backward(inputs, saved, dy, dlast)
+            with torch.cuda.device(u.device):
+                return gpu.backward(inputs, saved, dy, dlast)
         return portable.backward(inputs, saved, dy, dlast)
