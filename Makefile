@@ -65,7 +65,7 @@ $(VENV)/installed: $(BIN)/python $(SOURCES) $(FILES)
 	@touch $@
 
 $(VENV)/developer: $(VENV)/installed
-	$(PIP) install -q $(PIP_ARGS) pytest ruff mypy import-linter beartype mpmath scipy control transformers accelerate peft onnx onnxscript onnxruntime 'triton; platform_machine == "x86_64" and sys_platform == "linux"'
+	$(PIP) install -q $(PIP_ARGS) pytest ruff mypy import-linter beartype mpmath scipy control transformers accelerate peft lm_eval onnx onnxscript onnxruntime 'triton; platform_machine == "x86_64" and sys_platform == "linux"'
 	@touch $@
 
 clean:
