@@ -102,3 +102,13 @@ def test_heads_do_not_see_each_other(isa: str) -> None:
         y_of_one, state_of_one = state_space_dual(**one)
     assert torch.equal(y_of_one, y[:, :, 3:4])
     assert torch.equal(state_of_one, state[:, 3:4])
+
+
+@pytest.mark.usefixtures("served")
+def test_a_chunk_far_longer_than_the_sequence() -> None:
+    inputs = draw(1, 40, 2, 1, 3, 4)
+    got, expected = (
+        evaluate(partial(state_space_dual, chunk_size=size), inputs) for size in (2**63 - 1, 40)
+    )
+    for name in expected:
+        assert torch.equal(got[name], expected[name]), name

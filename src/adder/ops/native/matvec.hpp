@@ -100,9 +100,11 @@ struct Ahead {
   }
 };
 
-// R rows times M vectors, a register for each sum, whose lanes are not added up yet: to[r * M + m].
+// R rows, which start `apart` from each other, times M vectors, a register for each sum, whose lanes are not added up yet:
+// to[r * M + m].
 template <class T, int R, int M>
-inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const float* x, int64_t width, Vec<float>* to) {
+inline void dot_tile(const T* w, int64_t apart, const Ahead<T>& ahead, int64_t columns, const float* x, int64_t width,
+                     Vec<float>* to) {
   constexpr int L = lanes<float>;
   Vec<float> total[R][M] = {};
   int64_t c = 0;
@@ -112,13 +114,13 @@ inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const f
     if constexpr (M > 1) ahead.ask(c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const Vec<float> weight = load(w + r * columns + c);
+      const Vec<float> weight = load(w + r * apart + c);
       for (int m = 0; m < M; ++m) total[r][m] += weight * at[m];
     }
   }
   if (c < columns)
     for (int r = 0; r < R; ++r) {
-      const Vec<float> weight = load(w + r * columns + c, static_cast<int>(columns - c));
+      const Vec<float> weight = load(w + r * apart + c, static_cast<int>(columns - c));
       for (int m = 0; m < M; ++m) total[r][m] += weight * load(x + m * width + c);
     }
   for (int r = 0; r < R; ++r)
@@ -127,9 +129,9 @@ inline void dot_tile(const T* w, const Ahead<T>& ahead, int64_t columns, const f
 
 #if defined(__AVX512F__)
 template <int R, int M>
-__attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* w, const Ahead<bfloat16>& ahead,
-                                                                 int64_t columns, const uint16_t* x, int64_t width,
-                                                                 Vec<float>* to) {
+__attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* w, int64_t apart,
+                                                                 const Ahead<bfloat16>& ahead, int64_t columns,
+                                                                 const uint16_t* x, int64_t width, Vec<float>* to) {
   __m512 total[R][M];
   for (int r = 0; r < R; ++r)
     for (int m = 0; m < M; ++m) total[r][m] = _mm512_setzero_ps();
@@ -140,14 +142,14 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
     if constexpr (M > 1) ahead.ask(c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const __m512i weight = _mm512_loadu_si512(w + r * columns + c);
+      const __m512i weight = _mm512_loadu_si512(w + r * apart + c);
       for (int m = 0; m < M; ++m) total[r][m] = _mm512_dpbf16_ps(total[r][m], (__m512bh)weight, (__m512bh)at[m]);
     }
   }
   if (c < columns) {
     const __mmask32 rest = (__mmask32(1) << (columns - c)) - 1;
     for (int r = 0; r < R; ++r) {
-      const __m512i weight = _mm512_maskz_loadu_epi16(rest, w + r * columns + c);
+      const __m512i weight = _mm512_maskz_loadu_epi16(rest, w + r * apart + c);
       for (int m = 0; m < M; ++m)
         total[r][m] = _mm512_dpbf16_ps(total[r][m], (__m512bh)weight, (__m512bh)_mm512_loadu_si512(x + m * width + c));
     }
@@ -157,24 +159,26 @@ __attribute__((target("avx512bf16"))) inline void dot_tile_bf16(const uint16_t* 
 }
 #endif
 
+// Rows r, r + apart, ... r + (R - 1) apart.
 template <class T, int R, int M>
-inline void dense_tile(const Matrix& w, int64_t r, const Activations& a, int64_t m, Vec<float>* to,
+inline void dense_tile(const Matrix& w, int64_t r, int64_t apart, const Activations& a, int64_t m, Vec<float>* to,
                        const Ahead<T>& ahead = {}) {
   const T* from = static_cast<const T*>(w.data) + r * w.columns;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 2)
     if (has_bf16_dot())
-      return dot_tile_bf16<R, M>(reinterpret_cast<const uint16_t*>(from), ahead, w.columns, a.halves + m * a.width,
-                                 a.width, to);
+      return dot_tile_bf16<R, M>(reinterpret_cast<const uint16_t*>(from), apart * w.columns, ahead, w.columns,
+                                 a.halves + m * a.width, a.width, to);
 #endif
-  dot_tile<T, R, M>(from, ahead, w.columns, a.x + m * a.width, a.width, to);
+  dot_tile<T, R, M>(from, apart * w.columns, ahead, w.columns, a.x + m * a.width, a.width, to);
 }
 
-// Four vectors share what is loaded of four rows. For a single one memory decides, and it is fastest read row after row.
-// Lanes are added up for sixteen sums at once, in the same order whichever sums they are.
+// Four vectors share what is loaded of four rows. For fewer memory decides: it is fastest read in four places at once, each row
+// after row, since every page waits for its address. Lanes are added up for sixteen sums at once, in the same order whichever
+// sums they are.
 template <class T>
 inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activations& a, float* y, int64_t y_row) {
-  constexpr int many = 16;
+  constexpr int many = 16, places = 4;
   float each[many];
   int64_t r = first;
   const int64_t a_pass = a.count < 4 ? 0 : ceil_div(4, a.count / 4);  // rows to ask for in each pass over these
@@ -182,7 +186,7 @@ inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activ
     int64_t m = 0, asked = r + 4;
     for (; m + 4 <= a.count; m += 4, asked += a_pass) {
       Vec<float> total[many];
-      dense_tile<T, 4, 4>(w, r, a, m, total,
+      dense_tile<T, 4, 4>(w, r, 1, a, m, total,
                           {static_cast<const T*>(w.data) + asked * w.columns,
                            smaller(a_pass, smaller(last, r + 8) - asked), w.columns});
       sums<float>(total, many, each);
@@ -190,18 +194,27 @@ inline void dense_rows(const Matrix& w, int64_t first, int64_t last, const Activ
     }
     for (; m < a.count; ++m) {
       Vec<float> total[many] = {};
-      dense_tile<T, 4, 1>(w, r, a, m, total);
+      dense_tile<T, 4, 1>(w, r, 1, a, m, total);
       sums<float>(total, many, each);
       for (int i = 0; i < 4; ++i) y[m * y_row + (r - first) + i] = each[i];
     }
   }
-  for (; r < last; r += many)
+  const int64_t apart = (last - r) / places, end = r + apart;
+  for (; r < end; r += places)
     for (int64_t m = 0; m < a.count; ++m) {
       Vec<float> total[many] = {};
-      const int64_t rows = smaller(many, last - r);
-      for (int64_t i = 0; i < rows; ++i) dense_tile<T, 1, 1>(w, r + i, a, m, total + i);
+      const int64_t rows = smaller(places, end - r);
+      for (int64_t i = 0; i < rows; ++i) dense_tile<T, places, 1>(w, r + i, apart, a, m, total + i * places);
       sums<float>(total, many, each);
-      for (int64_t i = 0; i < rows; ++i) y[m * y_row + (r - first) + i] = each[i];
+      for (int64_t i = 0; i < rows; ++i)
+        for (int place = 0; place < places; ++place) y[m * y_row + (r + i + place * apart - first)] = each[i * places + place];
+    }
+  for (r = end + (places - 1) * apart; r < last; ++r)
+    for (int64_t m = 0; m < a.count; ++m) {
+      Vec<float> total[many] = {};
+      dense_tile<T, 1, 1>(w, r, 1, a, m, total);
+      sums<float>(total, many, each);
+      y[m * y_row + (r - first)] = each[0];
     }
 }
 

@@ -18,6 +18,7 @@ void set_inputs(StateSpaceDual& call, int storage, int threads, const Sizes& siz
   call.storage = static_cast<Storage>(storage);
   call.threads = threads;
   std::tie(call.b, call.l, call.h, call.p, call.g, call.n, call.chunk) = sizes;
+  call.chunk = std::min(call.chunk, call.l);
   std::tie(call.softplus, call.dt_min, call.dt_max, call.skip_by_channel) = options;
   call.packing.seq_idx = pointer<const int32_t>(seq_idx);
   call.x = rows(std::get<0>(in)), call.dt = rows(std::get<1>(in)), call.B = rows(std::get<2>(in));

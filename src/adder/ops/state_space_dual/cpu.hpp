@@ -7,7 +7,7 @@ struct StateSpaceDual {
   Storage storage;
   int threads;
   int64_t b, l, h, p, g, n;  // batch, length, heads, channels of a head, groups of B and C, state size
-  int64_t chunk;             // steps between two saved states
+  int64_t chunk;             // steps between two saved states, at most l
   bool softplus, skip_by_channel;
   double dt_min, dt_max;
   Packing packing;

@@ -27,9 +27,9 @@ struct BackwardScratch {
 
   BackwardScratch(Arena& arena, const StateSpaceDual& call)
       : state_size(call.n * round_up(call.p, lanes<S>)), vectors(ceil_div(call.p, lanes<S>)), shared(arena, call) {
-    const int64_t chunk = smaller(call.chunk, call.l), columns = vectors * lanes<S>;
-    segments = arena.take<Kept>(chunk);
-    states = arena.take<S>(ceil_div(chunk, block_steps) * backward_heads * state_size);
+    const int64_t columns = vectors * lanes<S>;
+    segments = arena.take<Kept>(call.chunk);
+    states = arena.take<S>(ceil_div(call.chunk, block_steps) * backward_heads * state_size);
     carry = arena.take<S>(backward_heads * state_size);
     for (S** each : {&decay, &weights, &dweights, &dscores}) *each = arena.take<S>(block_steps * block_steps);
     for (S** each : {&x, &q, &scaled}) *each = arena.take<S>(block_steps * columns);
