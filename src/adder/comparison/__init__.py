@@ -1,0 +1,1 @@
+"""What `adder compare` measures: kinds of blocks of one size against each other, on this machine."""
