@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from adder.errors import UsageError
-from adder.models.config import LAYERS, Layer, LanguageModelConfig
+from adder.models.config import LAYERS, LanguageModelConfig, Layer
 
 DEFAULT_LAYERS: tuple[Layer, ...] = ("mamba", "mamba2", "s4", "s4d", "transformer", "lstm", "gru")
 _HEAD_WIDTH = 16
@@ -21,8 +21,8 @@ class Match:
 def match(layer: str, *, vocab_size: int, d_model: int = 64, n_layer: int = 2) -> Match:
     """Return the model of `layer` blocks, n_layer deep, nearest in parameters to the Mamba of these sizes.
 
-    d_model is searched in multiples of 8; for a Transformer, LSTM or GRU then the channels inside a block, and for S4 and
-    S4D the size of the state, since a step of d_model alone is too coarse for a small model.
+    d_model is searched in multiples of 8; for a Transformer, LSTM or GRU then the channels inside a block, and for S4
+    and S4D the size of the state, since a step of d_model alone is too coarse for a small model.
 
     Raises:
         UsageError: there is no such kind of block, or d_model is no multiple of 8.
