@@ -202,12 +202,15 @@ def test_horizons_are_quantiles_that_occur():
 
 
 def test_shares_and_the_most_taken_in():
-    row = adder.explain(made("mamba"), ids(), token=TOKEN).row
+    seen = adder.explain(made("mamba"), ids(), token=TOKEN)
+    row = seen.row
     sizes = [sum(abs(x) for x in per_source) for per_source in row.contributions.tolist()]
     shares = [size / sum(sizes) for size in sizes]
     np.testing.assert_allclose(row.shares, shares, rtol=1e-12)
     best = sorted(range(TOKEN + 1), key=lambda s: -shares[s])[:3]
-    assert [s for s, _ in row.most(3)] == best
+    assert seen.layers[-1].most(3) == [(s, pytest.approx(shares[s])) for s in best]
+    other = adder.explain(made("mamba"), ids(), layer=0, token=TOKEN).row
+    np.testing.assert_array_equal(seen.layers[0].shares, other.shares)
 
 
 def test_the_model_stays_as_it_was_and_can_be_asked_in_numpy_or_lists():

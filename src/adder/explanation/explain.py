@@ -38,11 +38,14 @@ class LayerMemory:
         longest of a channel bounds the whole of it.
     steps: (l,), Delta of each token, the mean over channels (heads); None for S4 and S4D, whose step is constant.
     dt: (h,) or (h, m), the constant step sizes of S4 and S4D; None for the others.
+    shares: (t + 1,), of each source position the part of all that the layer's scan took in for its output at the token
+        asked for: |contributions| of `Row`, summed over the channels.
     """
 
     time_constants: Numbers
     steps: Numbers | None
     dt: Numbers | None
+    shares: Numbers
 
     def horizons(
         self, left: float = math.exp(-1), quantiles: Sequence[float] = QUANTILES
@@ -68,6 +71,11 @@ class LayerMemory:
         assert known is not None
         return float(known.mean())
 
+    def most(self, count: int) -> list[tuple[int, float]]:
+        """The source positions of the largest shares, (position, share), largest first; none of a share of 0."""
+        order = np.argsort(-self.shares, kind="stable")[:count]
+        return [(int(s), float(self.shares[s])) for s in order if self.shares[s] > 0]
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -82,9 +90,10 @@ class Explanation:
 def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1) -> Explanation:
     """Say what a language model of mamba, mamba2, s4 or s4d remembers, and what it took in for one token.
 
-    The model reads `ids` once, from an empty state, without gradients. Of each layer come the time constants and the
-    step of each token; of one layer, `layer`, the row of its scan at `token`: what each token up to it contributed to
-    each channel. All numbers are float64 on the CPU, of the inputs that the layers saw in the model's own type.
+    The model reads `ids` once, from an empty state, without gradients. Of each layer come the time constants, the step
+    of each token, and how much it took in of which for its output at `token`; of one, `layer`, the whole row of its
+    scan there: what each token up to it contributed to each channel. All numbers are float64 on the CPU, of the inputs
+    that the layers saw in the model's own type.
 
     Args:
         model: the model; it stays as it is.
@@ -117,10 +126,9 @@ def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1)
     rows: list[Row] = []
 
     def look(index: int, mixer: Any, u: Tensor) -> None:
-        asked = position if index == chosen else None
         read = _linear if isinstance(mixer, S4Block) else _selective
-        layers[index], row = read(mixer, u, index, asked)
-        if row is not None:
+        layers[index], row = read(mixer, u, index, position)
+        if index == chosen:
             rows.append(row)
 
     handles = [
@@ -157,26 +165,22 @@ def _checked(ids: Any, size: int) -> npt.NDArray[np.int64]:
     return given.astype(np.int64)
 
 
-def _selective(
-    mixer: Mamba | Mamba2, u: Tensor, layer: int, token: int | None
-) -> tuple[LayerMemory, Row | None]:
+def _selective(mixer: Mamba | Mamba2, u: Tensor, layer: int, token: int) -> tuple[LayerMemory, Row]:
     inputs = mixer.scan_inputs(u)
     steps, A = exact(inputs.steps)[0], exact(inputs.A)  # (l d), or (l h)
     mean = steps.mean(dim=0)
     rates = mean * A.abs() if A.ndim == 1 else mean[:, None] * A.abs()
-    memory = LayerMemory(_inverse(rates), steps.mean(dim=1).numpy(), None)
-    return memory, None if token is None else selective_row(inputs, layer, token)
+    row = selective_row(inputs, layer, token)
+    return LayerMemory(_inverse(rates), steps.mean(dim=1).numpy(), None, row.shares), row
 
 
-def _linear(
-    mixer: S4Block, u: Tensor, layer: int, token: int | None
-) -> tuple[LayerMemory, Row | None]:
+def _linear(mixer: S4Block, u: Tensor, layer: int, token: int) -> tuple[LayerMemory, Row]:
     ssm = mixer.layer
     u = u if mixer.input_linear is None else mixer.input_linear(u)
     dt, A = exact(ssm.step_sizes()), exact(ssm.eigenvalues().real)
     rates = A.abs() * (dt if dt.ndim == 2 else dt[:, None])
-    memory = LayerMemory(_inverse(rates), None, dt.numpy())
-    return memory, None if token is None else linear_row(ssm, u, layer, token)
+    row = linear_row(ssm, u, layer, token)
+    return LayerMemory(_inverse(rates), None, dt.numpy(), row.shares), row
 
 
 def _inverse(rates: Tensor) -> Numbers:

@@ -45,12 +45,6 @@ class Row:
         size = np.abs(self.contributions).sum(axis=1)
         return size / (size.sum() or 1.0)  # type: ignore[no-any-return]
 
-    def most(self, count: int) -> list[tuple[int, float]]:
-        """The source positions of the largest shares, (position, share), largest first."""
-        shares = self.shares
-        order = np.argsort(-shares, kind="stable")[:count]
-        return [(int(s), float(shares[s])) for s in order if shares[s] > 0]
-
 
 def exact(x: Tensor) -> Tensor:
     """A tensor on the CPU, in float64, without gradient."""
