@@ -193,6 +193,30 @@ def test_a_model_of_no_run_needs_a_text(runs, tmp_path, line_of, as_json):
     assert as_json("explain", tmp_path / "model", "the fox")["step"] is None
 
 
+def test_a_horizon_without_an_end(runs, tmp_path, as_json, capsys):
+    model, vocabulary = open_model(runs / "mamba").reader()
+    for block in model.backbone.blocks():
+        block.mixer.A_log.data[:, :2] = -1e4  # A = 0 in half of the state
+    model.save_pretrained(tmp_path / "model")
+    vocabulary.save(tmp_path / "model" / "vocabulary.json")
+    path = tmp_path / "page.html"
+    command = ["explain", str(tmp_path / "model"), "the fox"]
+    assert main([*command, "-o", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert "inf" not in text
+    Page(text)
+    quantiles = as_json(*command)["layers"][0]["horizons"]
+    assert quantiles[0] > 0
+    assert quantiles[3:] == [None, None]
+    for block in model.backbone.blocks():
+        block.mixer.A_log.data[:] = -1e4
+    model.save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert main([*command, "-o", str(path), "--force"]) == 0
+    assert capsys.readouterr().out.count("never") == 4
+    assert path.read_text(encoding="utf-8").count("never") == 6
+
+
 def test_words_for_tokens_and_numbers():
     ids = [ord("a"), *"é".encode(), *b"\n", 0xC3]
     assert list(pieces(Bytes(), ids)) == ["a", "", "é", "\n", "\ufffd"]

@@ -201,6 +201,20 @@ def test_horizons_are_quantiles_that_occur():
         memory.horizons(quantiles=(2,))
 
 
+def test_what_never_fades_has_an_infinite_horizon():
+    model = made("mamba")
+    next(model.backbone.blocks()).mixer.A_log.fill_(-1e4)  # A = 0
+    memory = adder.explain(model, ids()).layers[0]
+    assert np.isinf(memory.horizons()).all()
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    model = made("s4d")
+    list(model.backbone.blocks())[1].mixer.layer.C.fill_(torch.nan)
+    with pytest.raises(UsageError, match="layer 1 took in numbers that are not finite"):
+        adder.explain(model, ids())
+
+
 def test_shares_and_the_most_taken_in():
     seen = adder.explain(made("mamba"), ids(), token=TOKEN)
     row = seen.row

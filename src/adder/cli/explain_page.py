@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fff; --faint: #6e6e73; --tint: 226 98 16; --line: #d2d2d7; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #f2f2f4; --paper: #161618; --faint: #a0a0a6; --tint: 255 140 60; --line: #3a3a3e; }
+  :root { --ink: #f2f2f4; --paper: #161618; --faint: #a0a0a6; --tint: 190 84 20; --line: #3a3a3e; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 52rem; padding: 1rem; color: var(--ink); background: var(--paper);
@@ -35,6 +35,7 @@ td:last-child, th:last-child { text-align: left; }
 _DARKEST = 0.85
 _CHART, _LEFT, _RIGHT = 640, 44, 10
 _MOST = 5
+_BOUND = " Of S4 they are upper bounds: its low-rank part makes the state fade faster."
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,13 @@ def page(report: Report) -> str:
     parts += [
         f"<h2>What layer {row.layer} took in at token {row.token}, {word}</h2>",
         '<p class="note">The part of each token in the output of the scan there: contributions by size, summed over '
-        f"channels. Full tint {float(chosen.shares.max()):.1%}.</p>",
+        "channels. What the scan reads at a token holds some of the tokens before it: of the short convolution, and of "
+        f"the layers below. Full tint {float(chosen.shares.max()):.1%}.</p>",
         _tinted(report, chosen.shares, "share", from_zero=True),
         _row_chart(chosen.shares),
         "<h2>Horizons</h2>",
         '<p class="note">Tokens until a number in the state has faded to 1/e: the middle half of each layer, thick, '
-        "its whole range, thin, and the median.</p>",
+        f"its whole range, thin, and the median.{_BOUND if seen.kind == 's4' else ''}</p>",
         _horizon_chart(report),
         _table(report),
     ]

@@ -102,7 +102,7 @@ def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1)
 
     Raises:
         UsageError: a model of other layers, fewer than 2 ids, an id outside of the vocabulary, a layer or a token that
-            is not there.
+            is not there, numbers that are not finite.
 
     Example:
         >>> import adder

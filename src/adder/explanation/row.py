@@ -3,7 +3,10 @@
     y[t] = sum_s M[t, s] u[s] + D u[t]        M[t, s] = C[t] . (prod_{r = s+1 .. t} exp(Delta[r] A)) Delta[s] B[s]
 
 M is what Mamba has in the place of attention (Ali, Zimerman & Wolf 2024, arXiv:2403.01590); of S4 it is the kernel,
-read backwards. One sweep from t back to 0 carries w = C[t] prod exp(Delta[r] A): O(l d n), and no l x l matrix.
+read backwards. u[s] is what the scan reads at s: in Mamba behind the short convolution, which mixes in the few tokens
+before, and in any layer above the first, what the layers below made of all tokens up to s.
+
+One sweep from t back to 0 carries w = C[t] prod exp(Delta[r] A): O(l d n), and no l x l matrix.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from adder.errors import UsageError
 from adder.layers.linear_ssm import LinearSSM
 from adder.layers.selective import ScanInputs
 
@@ -79,6 +83,11 @@ def linear_row(layer_module: LinearSSM, u: Tensor, layer: int, token: int) -> Ro
 
 def _row(layer: int, token: int, attention: Tensor, u: Tensor, D: Tensor) -> Row:
     contributions = attention * u[: token + 1]
+    if not bool(contributions.isfinite().all()):
+        raise UsageError(
+            f"explain: layer {layer} took in numbers that are not finite: the model's weights are damaged, or too "
+            "large for its type"
+        )
     skip = (D * u[token]).flatten()
     each = (attention.flatten(1).numpy(), contributions.flatten(1).numpy())
     return Row(layer, token, each[0], each[1], skip.numpy())
