@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adder.errors import AdderError as AdderError
     from adder.errors import DamagedFile as DamagedFile
     from adder.errors import UsageError as UsageError
+    from adder.explanation import explain as explain
     from adder.generation.stream import Stream as Stream
     from adder.layers import S4 as S4
     from adder.layers import S4D as S4D
@@ -50,6 +51,7 @@ _HOME = {
     "Stream": "adder.generation",
     "UsageError": "adder.errors",
     "discretize": "adder.theory",
+    "explain": "adder.explanation",
     "hippo": "adder.theory",
     "nplr": "adder.theory",
 }

@@ -12,9 +12,12 @@ from adder.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from adder.data.synthetic import Synthetic
     from adder.training.opened import Opened
+    from adder.training.run_folder import Run
 
 _LENGTH = 2048
+_TOKENS_OF_TASK = 100_000
 
 
 def evaluate(
@@ -37,7 +40,9 @@ def evaluate(
     length: Annotated[
         int | None,
         typer.Option(
-            help="Tokens to read at once; the result does not depend on it [2048].", min=1
+            help="Tokens to read at once; the result does not depend on it [2048]. Of a task: "
+            "tokens of a row, beyond those of the training too [as in training].",
+            min=1,
         ),
     ] = None,
     view: Annotated[
@@ -77,7 +82,8 @@ def evaluate(
 ) -> None:
     """Print bits per byte and perplexity over a whole text, read as one stream.
 
-    Of a classifier, print accuracy and loss: over the test part, or the part held out, or SOURCE.
+    Of a classifier, print accuracy and loss: over the test part, or the part held out, or SOURCE;
+    of a run on a task, over rows that no training saw.
     """
     from adder.training.device import choose_device
     from adder.training.opened import open_model
@@ -90,14 +96,55 @@ def evaluate(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if not opened.is_classifier:
+        task = None if source is not None or opened.run is None else _task_of(opened.run)
+        if task is not None:
+            rows = given.pop("sequences", None)
         if given:
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} is for classifiers, and {run} is a language model")
+        if task is not None:
+            _evaluate_task(opened, task, length, rows, target, as_json)
+            return
         _evaluate_text(opened, source, length or _LENGTH, target, as_json)
         return
     if length is not None:
         raise UsageError(f"--length is for language models, and {run} is a classifier: see --chunk")
     evaluate_classifier(opened, source, given, target, as_json)
+
+
+def _task_of(run: "Run") -> "Synthetic | None":
+    from adder.training.synthetic import run_synthetic
+
+    return run_synthetic(run.config.source, run.path)
+
+
+def _evaluate_task(
+    opened: "Opened",
+    task: "Synthetic",
+    length: int | None,
+    rows: int | None,
+    target: "torch.device",
+    as_json: bool,
+) -> None:
+    from adder.training.synthetic import answer
+
+    assert opened.run is not None
+    model, _ = opened.language_model()
+    length = length or task.length
+    rows = rows or max(4, _TOKENS_OF_TASK // length)
+    found = answer(model.to(target), task, rows, length, opened.run.training.seed)
+    if as_json:
+        values = {
+            **{"run": str(opened.path), "step": opened.step, "source": task.name},
+            **{"length": length, "sequences": rows, "answers": found.asked},
+            **{"accuracy": found.accuracy, "loss": found.loss},
+        }
+        print(json.dumps(values))
+        return
+    print(
+        f"{found.accuracy:.2%} of {found.asked:,} answers right (loss {found.loss:.4f}) in {rows:,} "
+        f"rows of {length:,} tokens of {task.name}"
+    )
 
 
 def _evaluate_text(

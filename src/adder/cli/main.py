@@ -42,6 +42,7 @@ def app() -> "typer.Typer":
     from adder.cli.classify import classify
     from adder.cli.convert import convert
     from adder.cli.evaluate import evaluate
+    from adder.cli.explain import explain
     from adder.cli.generate import generate
     from adder.cli.info import info
     from adder.cli.train import train
@@ -78,6 +79,7 @@ def app() -> "typer.Typer":
     commands.command("generate")(generate)
     commands.command("evaluate")(evaluate)
     commands.command("classify")(classify)
+    commands.command("explain")(explain)
     commands.command("convert")(convert)
     commands.command("info")(info)
     commands.command("bench")(bench)

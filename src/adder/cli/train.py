@@ -15,7 +15,8 @@ def train(
         str | None,
         typer.Argument(
             help='A text file, a folder, "-" for standard input, "python-sources"; or nothing '
-            "for the default text, the prose of Python's manual. Sequences with labels: a folder "
+            "for the default text, the prose of Python's manual. A task: copying, selective-copying, "
+            "induction-heads, mqar, parity, listops. Sequences with labels: a folder "
             "of idx files as MNIST's, a folder or a .tar of wav files by label, an .npz with "
             "x_train and y_train.",
             show_default=False,
@@ -33,7 +34,8 @@ def train(
         str | None,
         typer.Option(
             help="Sizes that go together: demo, tiny, small, medium or base [tiny] for a text; "
-            "pixels, audio or series [by the files] for labelled sequences."
+            "pixels, audio or series [by the files] for labelled sequences; scaled or paper [scaled] "
+            "for a task."
         ),
     ] = None,
     model: Annotated[
@@ -41,6 +43,13 @@ def train(
         typer.Option(
             help="mamba, mamba2, s4, s4d, transformer, lstm or gru for a text; mamba, s4 or s4d for "
             "labelled sequences [mamba for a text, s4d otherwise]."
+        ),
+    ] = None,
+    task_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a task is told, as NAME=NUMBER: tokens, symbols, pairs, keys, values, "
+            "least, depth, arguments; may be given several times."
         ),
     ] = None,
     vocabulary: Annotated[
@@ -173,7 +182,7 @@ def train(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> None:
-    """Train a language model on a text, or a classifier on labelled sequences.
+    """Train a language model on a text or a task, or a classifier on labelled sequences.
 
     Ctrl-C saves the run and says how to continue it; --resume continues it as if it had never
     stopped. Not given, a size is the preset's. The test part of labelled sequences is read once,

@@ -45,6 +45,8 @@ def report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
         )
     if outcome.reason != "finished":
         print(f"saved; continue with: {resume}")
+    elif "synthetic" in session.config.source:
+        print(f"the run is in {session.path}; at other lengths: adder evaluate {path} --length N")
     elif session.config.task == "text":
         print(f"the run is in {session.path}; let it write: adder generate {path} PROMPT")
     else:
@@ -54,6 +56,11 @@ def report(session: "Session", outcome: "Outcome", as_json: bool) -> None:
             f"both views: adder evaluate {path} --view both" if recurs else f"adder evaluate {path}"
         )
         print(f"the run is in {session.path}; {more}")
+
+
+def _evaluated(figures: dict[str, Any]) -> str:
+    unit = "sequences" if "sequences_evaluated" in figures else "tokens"
+    return f"{figures[f'{unit}_evaluated']:,} {unit}"
 
 
 def _validation(figures: dict[str, Any]) -> str:
@@ -67,6 +74,6 @@ def _validation(figures: dict[str, Any]) -> str:
         return (
             f", validation loss {figures['validation_loss']:.4f}, "
             f"accuracy {figures['validation_accuracy']:.2%} "
-            f"over {figures['sequences_evaluated']:,} sequences held out"
+            f"over {_evaluated(figures)} held out"
         )
     return ""

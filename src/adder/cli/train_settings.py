@@ -33,6 +33,7 @@ _OF_SOURCES = frozenset({"tokens", "test_files", "mix"})
 _TEXT_ALONE = frozenset(
     {"vocabulary", "length", "carry_state", "evaluation_tokens", "checkpoint_layers"}
 )
+_NOT_OF_TASKS = frozenset({"vocabulary", "carry_state", "validation"})
 _CLASSES_ALONE = _OF_CLASSIFIERS | _OF_SOURCES | {"buckets", "evaluation_sequences"}
 
 
@@ -44,6 +45,7 @@ def option(name: str) -> str:
 def find_session(given: dict[str, Any], device_name: str) -> "AbstractContextManager[Session]":
     """The run that the options ask for: a new one, or one to continue."""
     from adder.data.labelled import labelled_form
+    from adder.data.synthetic import SYNTHETIC
     from adder.training.device import choose_device
     from adder.training.session import CHANGEABLE, resume_run
 
@@ -60,6 +62,9 @@ def find_session(given: dict[str, Any], device_name: str) -> "AbstractContextMan
     model = given.pop("model", None)
     if model is not None and model not in MODELS:
         raise UsageError(f"no model {model}: choose {', '.join(MODELS[:-1])} or {MODELS[-1]}")
+    if given.get("source") in SYNTHETIC:
+        return _synthetic(given, model or "mamba", device)
+    _refuse(given, frozenset({"task_option"}), f"is for a task: {', '.join(SYNTHETIC)}")
     form = labelled_form(given.get("source"))
     nothing = model in ("s4", "s4d") and "source" not in given
     if form is not None or nothing or given.keys() & _OF_SOURCES:
@@ -82,14 +87,8 @@ def _language_model(
     vocabulary = given.pop("vocabulary", "characters")
     output = given.pop("output", None)
     chosen = find_preset(name)
-    sizes = dict(chosen.model)
-    if layer != "mamba":  # what a preset says of Mamba alone is not of this layer
-        sizes = {key: sizes[key] for key in ("d_model", "n_layer") if key in sizes} | {
-            "layer": layer
-        }
-    model, training = _settings(given, sizes, chosen.training)
-    if layer == "mamba2":
-        model["headdim"] = math.gcd(64, model.get("expand", 2) * model["d_model"])
+    model, training = _settings(given, _sizes(chosen.model, layer), chosen.training)
+    _fit_heads(model)
     if layer == "transformer":
         training.setdefault("carry_state", False)
     if output is None:
@@ -106,6 +105,63 @@ def _language_model(
         training=TrainingConfig(**training),
         device=device,
     )
+
+
+def _synthetic(
+    given: dict[str, Any], layer: str, device: "torch.device"
+) -> "AbstractContextManager[Session]":
+    from adder.data.synthetic import make_synthetic
+    from adder.training.config import TrainingConfig
+    from adder.training.device import choose_precision
+    from adder.training.presets import find_synthetic_preset
+    from adder.training.session import start_synthetic
+
+    task = given.pop("source")
+    _refuse(given, _CLASSES_ALONE, f"is for labelled sequences, and {task} is a task")
+    _refuse(given, _NOT_OF_TASKS, f"is for a text, and {task} is a task")
+    name, output = given.pop("preset", "scaled"), given.pop("output", None)
+    chosen = find_synthetic_preset(task, name)
+    options = chosen.source | _task_options(given.pop("task_option", []))
+    if "length" in given:
+        options["length"] = given.pop("length")
+    source = make_synthetic(task, **options)
+    model, training = _settings(given, _sizes(chosen.model, layer), chosen.training)
+    _fit_heads(model)
+    training |= {"length": source.length, "carry_state": False, "validation": 0.0}
+    training["precision"] = choose_precision(
+        training.get("precision", "auto"), device, model["d_model"]
+    )
+    return start_synthetic(
+        output or Path("runs") / f"{task}-{layer}",
+        source=source,
+        model=model,
+        training=TrainingConfig(**training),
+        device=device,
+    )
+
+
+def _task_options(given: list[str]) -> dict[str, int]:
+    """Read NAME=NUMBER, as often as given."""
+    options = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        if not name.isidentifier() or not value.isdecimal():
+            raise UsageError(f"--task-option must be NAME=NUMBER, such as tokens=8, got {each}")
+        options[name] = int(value)
+    return options
+
+
+def _sizes(preset: dict[str, Any], layer: str) -> dict[str, Any]:
+    """A preset's sizes for a layer: what it says of Mamba alone is of no other."""
+    if layer == "mamba":
+        return dict(preset)
+    return {key: preset[key] for key in ("d_model", "n_layer") if key in preset} | {"layer": layer}
+
+
+def _fit_heads(model: dict[str, Any]) -> None:
+    """Give Mamba-2 heads that divide its width."""
+    if model.get("layer") == "mamba2":
+        model["headdim"] = math.gcd(64, model.get("expand", 2) * model["d_model"])
 
 
 def _classifier(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adder.errors import UsageError
 from adder.layers.convolution import convolve
 from adder.layers.linear import Linear
-from adder.layers.selective import SelectiveCore, default_dt_rank
+from adder.layers.selective import ScanInputs, SelectiveCore, default_dt_rank
 from adder.layers.state import State, expect_parts
 
 
@@ -126,6 +126,13 @@ class Mamba(_Branch):
             "conv": self.conv1d.weight.new_zeros(batch_size, width - 1, inner),
             "ssm": self.initial_ssm_state(batch_size),
         }
+
+    def scan_inputs(self, u: Float[Tensor, "b l d"]) -> ScanInputs:
+        """Return what the scan is made of as the block reads u from its beginning. A bidirectional layer refuses."""
+        if self.reverse is not None:
+            raise UsageError("Mamba: a bidirectional layer has two scans, expected a layer of one")
+        x, _ = self.in_proj(u).chunk(2, dim=-1)
+        return self.select(convolve(self.conv1d, x, None, None, None)[0])
 
     def forward(
         self,

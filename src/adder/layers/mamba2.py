@@ -14,7 +14,7 @@ from adder.errors import UsageError
 from adder.layers.convolution import NO_STEP, convolve, padded
 from adder.layers.linear import Linear
 from adder.layers.norm import GatedRMSNorm
-from adder.layers.selective import step_size_bias
+from adder.layers.selective import ScanInputs, positive_steps, step_size_bias
 from adder.layers.state import State, expect_parts
 from adder.ops import state_space_dual
 from adder.ops.dtypes import arithmetic
@@ -122,6 +122,27 @@ class Mamba2(nn.Module):
             "ssm": self.A_log.new_zeros(shape, dtype=arithmetic(self.A_log.dtype)),
         }
 
+    def _parts(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return x (b l h p), A (h), B and C (b l g n), and D (h) or (h p), of the convolution's output."""
+        shared = self.ngroups * self.d_state
+        x, B, C = torch.split(mixed, [self.split[0], shared, shared], dim=-1)
+        heads, groups = (-1, self.headdim), (self.ngroups, self.d_state)
+        return (
+            torch.unflatten(x, -1, heads),
+            -torch.exp(self.A_log.to(arithmetic(x.dtype))),
+            torch.unflatten(B, -1, groups),
+            torch.unflatten(C, -1, groups),
+            self.D if self.D.shape == self.A_log.shape else torch.unflatten(self.D, 0, heads),
+        )
+
+    def scan_inputs(self, u: Float[Tensor, "b l d"]) -> ScanInputs:
+        """Return what the scan is made of as the block reads u from its beginning."""
+        _, mixed, dt = self.in_proj(u).split(self.split, dim=-1)
+        x, A, B, C, D = self._parts(convolve(self.conv1d, mixed, None, None, None)[0])
+        real, steps = arithmetic(x.dtype), positive_steps(dt, self.dt_bias)
+        steps = steps.clamp(*self.dt_limit)
+        return ScanInputs(x.to(real), steps, A, B.to(real), C.to(real), D.to(real))
+
     def forward(
         self,
         u: Float[Tensor, "b l d"],
@@ -141,17 +162,15 @@ class Mamba2(nn.Module):
         mixed, conv = convolve(self.conv1d, mixed, conv, seq_idx, padding)
         if padding is not None and ssm is not None:
             dt = self._without_steps(dt, padding, ssm)
-        shared = self.ngroups * self.d_state
-        x, B, C = torch.split(mixed, [self.split[0], shared, shared], dim=-1)
-        heads, groups = (-1, self.headdim), (self.ngroups, self.d_state)
+        x, A, B, C, D = self._parts(mixed)
         y, ssm = state_space_dual(
-            torch.unflatten(x, -1, heads),
+            x,
             dt,
-            -torch.exp(self.A_log.to(arithmetic(x.dtype))),
-            torch.unflatten(B, -1, groups),
-            torch.unflatten(C, -1, groups),
-            self.D if self.D.shape == self.A_log.shape else torch.unflatten(self.D, 0, heads),
-            z=torch.unflatten(z, -1, heads) if self.norm is None else None,
+            A,
+            B,
+            C,
+            D,
+            z=torch.unflatten(z, -1, (-1, self.headdim)) if self.norm is None else None,
             dt_bias=self.dt_bias,
             dt_softplus=True,
             dt_limit=self.dt_limit,

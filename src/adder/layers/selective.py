@@ -4,11 +4,12 @@ Mamba (Gu & Dao 2023, arXiv:2312.00752), sections 3.2 (algorithm 2) and 3.6 (ini
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from adder.errors import UsageError
 from adder.layers.convolution import NO_STEP, padded
@@ -16,6 +17,30 @@ from adder.layers.linear import Linear
 from adder.layers.quantized import unbiased
 from adder.ops import rms_norm, selective_scan
 from adder.ops.dtypes import arithmetic
+
+# Above it softplus(x) = x to the last bit of a double, as in the operators.
+_EXACT = 50.0
+
+
+class ScanInputs(NamedTuple):
+    """What enters the scan of a block, in the type that it computes in. `steps` are Delta, behind bias and softplus.
+
+    Of Mamba-2, d = (h p) channels lie in heads, which share a step, and groups of heads share B and C.
+    """
+
+    u: Float[Tensor, "b l d"] | Float[Tensor, "b l h p"]
+    steps: Float[Tensor, "b l d"] | Float[Tensor, "b l h"]
+    A: Float[Tensor, "d n"] | Float[Tensor, " h"]
+    B: Float[Tensor, "b l n"] | Float[Tensor, "b l g n"]
+    C: Float[Tensor, "b l n"] | Float[Tensor, "b l g n"]
+    D: Float[Tensor, " d"] | Float[Tensor, " h"] | Float[Tensor, "h p"]
+
+
+def positive_steps(dt: Tensor, bias: Tensor | None) -> Tensor:
+    """Return Delta = softplus(dt + bias), in the type of the scan."""
+    real = arithmetic(dt.dtype)
+    wide = dt.to(real) if bias is None else dt.to(real) + bias.to(real)
+    return F.softplus(wide, threshold=_EXACT)
 
 
 class SelectiveCore(nn.Module):
@@ -79,19 +104,15 @@ class SelectiveCore(nn.Module):
 
         The first `padding` steps of a row leave the state as it is; x must be zero there.
         """
-        dt, B, C = self.x_proj(x).split(self.split, dim=-1)
-        if self.mixer_norm_eps is not None:
-            dt, B, C = (_normalised(each, self.mixer_norm_eps) for each in (dt, B, C))
-        delta, bias = unbiased(self.dt_proj, dt)  # the scan adds the bias, in its own arithmetic
-        delta = delta.to(x.dtype)
+        delta, bias, B, C = self._select(x)
         if padding is not None and state is not None:
             delta = delta.masked_fill(padded(padding, x.shape[1]), NO_STEP)
         return selective_scan(
             x,
             delta,
             -torch.exp(self.A_log.to(arithmetic(x.dtype))),
-            B.to(x.dtype),
-            C.to(x.dtype),
+            B,
+            C,
             self.D,
             z=z,
             delta_bias=bias,
@@ -99,6 +120,22 @@ class SelectiveCore(nn.Module):
             state=state,
             seq_idx=seq_idx,
         )
+
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Return dt (b l d) before bias and softplus, its bias (d), B and C (b l n)."""
+        dt, B, C = self.x_proj(x).split(self.split, dim=-1)
+        if self.mixer_norm_eps is not None:
+            dt, B, C = (_normalised(each, self.mixer_norm_eps) for each in (dt, B, C))
+        delta, bias = unbiased(self.dt_proj, dt)  # the scan adds the bias, in its own arithmetic
+        return delta.to(x.dtype), bias, B.to(x.dtype), C.to(x.dtype)
+
+    def select(self, x: Float[Tensor, "b l d"]) -> ScanInputs:
+        """Return what the scan over x is made of, from a state of zeros."""
+        real = arithmetic(x.dtype)
+        delta, bias, B, C = self._select(x)
+        A = -torch.exp(self.A_log.to(real))
+        steps = positive_steps(delta, bias)
+        return ScanInputs(x.to(real), steps, A, B.to(real), C.to(real), self.D.to(real))
 
     def initial_ssm_state(self, batch_size: int) -> Float[Tensor, "b d n"]:
         """Return h[-1] = 0, in the type the scan accumulates in."""

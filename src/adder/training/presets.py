@@ -12,13 +12,14 @@ DEFAULT_PRESET = "tiny"
 class Preset:
     """Keyword arguments of a model's config and of its training's, and what they are for.
 
-    `time_limit`, in seconds, holds where none is given.
+    `time_limit`, in seconds, holds where none is given. `source` is what a task is told.
     """
 
     purpose: str
     model: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)
     time_limit: float | None = None
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 _TINY = {
@@ -127,6 +128,65 @@ CLASSIFIER_PRESETS = {
     ),
 }
 PRESET_OF_FORM = {"idx": "pixels", "wav": "audio", "npz": "series"}
+
+
+_SOLVER = {"d_model": 64, "n_layer": 2}
+_SOLVING = {
+    "steps": 4000,
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+    "minimum_learning_rate": 1e-4,
+    "evaluation_tokens": 50_000,
+}
+# For sequences with known answers: by preset, then by task. "paper" is what was published; "scaled" is for two cores.
+SYNTHETIC_PRESETS = {
+    "scaled": {
+        name: Preset("minutes on two cores", _SOLVER, {**_SOLVING, **training}, source=source)
+        for name, training, source in (
+            ("copying", {}, {"length": 256}),
+            ("selective-copying", {}, {"length": 272}),  # 256 tokens and 16 that ask
+            (
+                "induction-heads",
+                {
+                    **{"steps": 10_000, "batch_size": 16, "weight_decay": 0.0, "beta2": 0.999},
+                    **{"learning_rate": 2e-3},
+                },
+                {"length": 256},
+            ),
+            ("mqar", {}, {}),
+            ("parity", {}, {}),
+            ("listops", {"batch_size": 16}, {}),
+        )
+    },
+    "paper": {
+        "selective-copying": Preset(
+            "arXiv 2312.00752, appendix E.1",
+            _SOLVER,
+            {
+                **{"steps": 400_000, "batch_size": 64, "warmup": 0, "evaluation_tokens": 300_000},
+                **{"learning_rate": 1e-4, "minimum_learning_rate": 1e-4},
+            },
+            source={"length": 4112},
+        ),
+        "induction-heads": Preset(
+            "arXiv 2312.00752, appendix E.1",
+            _SOLVER,
+            {
+                **{"steps": 204_800, "batch_size": 8, "warmup": 0, "weight_decay": 0.0},
+                **{"learning_rate": 1e-3, "minimum_learning_rate": 1e-3, "beta2": 0.999},
+            },
+            source={"length": 256},
+        ),
+    },
+}
+
+
+def find_synthetic_preset(task: str, name: str) -> Preset:
+    """The preset of a task with known answers; UsageError lists the names."""
+    known = [each for each, tasks in SYNTHETIC_PRESETS.items() if task in tasks]
+    if name not in known:
+        raise UsageError(f"no preset {name} of {task}: choose {' or '.join(known)}")
+    return SYNTHETIC_PRESETS[name][task]
 
 
 def find_preset(name: str) -> Preset:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from adder.data.labelled import LabelledOptions, read_labelled
+from adder.data.synthetic import Synthetic
 from adder.data.text import STANDARD_INPUT, read_source
 from adder.data.vocabulary import VOCABULARY, make_vocabulary
 from adder.errors import UsageError
@@ -37,6 +38,7 @@ from adder.training.run_folder import (
     refuse_taken,
     run_of,
 )
+from adder.training.synthetic import SyntheticTask, run_synthetic, synthetic_record
 from adder.training.task import Task
 from adder.training.text import TextTask, read_run_source, source_record
 
@@ -111,6 +113,33 @@ def start_run(
 
 
 @contextmanager
+def start_synthetic(
+    output: Path,
+    *,
+    source: Synthetic,
+    model: dict[str, Any],
+    training: TrainingConfig,
+    device: torch.device,
+) -> Iterator[Session]:
+    """Make a new run of a language model on sequences with known answers and hold its lock.
+
+    Args:
+        model: keyword arguments of LanguageModelConfig, but for vocab_size.
+
+    Raises:
+        UsageError: the output is taken, the sizes are impossible.
+    """
+    refuse_taken(output)
+    sizes = LanguageModelConfig(vocab_size=source.vocab_size, **model)
+    config = RunConfig(sizes, training, synthetic_record(source))
+    session = _prepare(output, config, training, SyntheticTask(source, training), device)
+    words = source.vocabulary.to_json().encode("utf-8")
+    create_run(output, config, session.checkpoint(), {VOCABULARY: words})
+    with locked(output):
+        yield session
+
+
+@contextmanager
 def start_classification(
     output: Path,
     *,
@@ -179,6 +208,9 @@ def resume_run(path: Path, *, changes: dict[str, Any], device: torch.device) -> 
 
 def _task(run: Run, training: Settings) -> Task:
     if isinstance(training, TrainingConfig):
+        source = run_synthetic(run.config.source, run.path)
+        if source is not None:
+            return SyntheticTask(source, training)
         return TextTask(read_run_source(run), run.vocabulary, training)
     assert isinstance(training, ClassificationConfig)
     return ClassificationTask(read_run_labelled(run), training)

@@ -13,6 +13,7 @@ from adder.training.config import TrainingConfig
 from adder.training.evaluation import evaluate_text
 from adder.training.learner import text_loss
 from adder.training.run_folder import SOURCE_COPY, Run
+from adder.training.synthetic import HELD_OUT, run_synthetic
 from adder.training.task import Task
 
 _TOKENS_PER_ROW = 2048
@@ -81,11 +82,16 @@ class TextTask(Task):
 
 
 def held_out_text(run: Run) -> tuple[str, str]:
-    """The part of a run's own text that it was not trained on, and what to call it.
+    """The part of a run's own text that it was not trained on, and what to call it: of a task, a row drawn for this.
 
     Raises:
         UsageError: the text is gone or has changed, or the run was trained on all of it.
     """
+    source = run_synthetic(run.config.source, run.path)
+    if source is not None:
+        assert isinstance(run.training, TrainingConfig)
+        ids, _ = source.batch(1, run.training.seed, HELD_OUT, run.training.length)
+        return f"a row of {source.name}", source.vocabulary.decode(ids[0].numpy())
     own = read_run_source(run)
     text = split_by_position(own.text, run.training.validation)[1]
     if not text:

@@ -1,0 +1,198 @@
+"""`adder explain`: what a model remembers of a text, and what it took in for one token."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adder.errors import UsageError
+
+if TYPE_CHECKING:
+    from adder.cli.explain_page import Report
+    from adder.training.opened import Opened
+
+_MOST = 3
+_PERCENT = 0.01
+WIDTH = 80
+
+
+def explain(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder, one of its checkpoints, or the folder of a model."
+        ),
+    ],
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="A text, a text file, - for standard input, or nothing for the start of the part "
+            "of the run's own text that it was not trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        int, typer.Option(help="The layer to look into, from 0; negative: from the last.")
+    ] = -1,
+    token: Annotated[
+        int, typer.Option(help="The token whose sources to show, from 0; negative: from the last.")
+    ] = -1,
+    tokens: Annotated[int, typer.Option(help="Read so many tokens at most.", min=2)] = 512,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE.html", help="Write a page of it, in one file."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, such as step-00000200 [the newest].")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all numbers as one JSON object.")
+    ] = False,
+) -> None:
+    """Show how long each layer remembers, and which tokens it takes in.
+
+    A Mamba decides at each token how far it moves its state: the step, Delta. The horizon is the
+    number of tokens until a number in the state has faded to 1/e. --output draws the text with
+    each token tinted by its step.
+    """
+    _check_output(output, force)
+    from adder.cli.explain_page import Report, page, pieces
+    from adder.cli.threads import use_threads
+    from adder.explanation import explain as explain_model
+    from adder.files import replace_file
+    from adder.training.opened import open_model
+
+    opened = open_model(run, checkpoint)
+    opened.expect_language_model()
+    model, vocabulary = opened.reader()
+    use_threads(None, model.config.parameter_count())
+    name, words = _read(opened, text)
+    ids = vocabulary.encode(words)
+    if len(ids) < 2:
+        raise UsageError(f"{name} has {len(ids)} token, at least 2 are needed: give a longer text")
+    seen = explain_model(model, ids[:tokens], layer=layer, token=token)
+    report = Report(
+        str(opened.path), name, len(ids), tuple(pieces(vocabulary, seen.ids.tolist())), seen
+    )
+    if output is not None:
+        replace_file(output, page(report).encode("utf-8"))
+    if as_json:
+        print(json.dumps(_values(report, opened.step, output)))
+        return
+    _print(report)
+    if output is not None:
+        print(f"written to {output}")
+
+
+def _check_output(output: Path | None, force: bool) -> None:
+    if output is None:
+        if force:
+            raise UsageError("--force needs --output: without it no file is written")
+        return
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder: name a file in it")
+    if output.exists() and not force:
+        raise UsageError(f"--output {output} is there already: name another, or give --force")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+
+
+def _read(opened: "Opened", given: str | None) -> tuple[str, str]:
+    """What to call the text, and the text."""
+    from adder.data.text import STANDARD_INPUT, read_source
+    from adder.training.text import held_out_text
+
+    if given is None:
+        if opened.run is None:
+            raise UsageError(f"{opened.path} is a model of no run: give a TEXT or a file")
+        return held_out_text(opened.run)
+    if not given:
+        raise UsageError("the text is empty: give a TEXT or a file")
+    if given == STANDARD_INPUT or _is_file(given):
+        text = read_source(given if given == STANDARD_INPUT else str(Path(given).resolve()))
+        return "standard input" if given == STANDARD_INPUT else given, text.text
+    return "the text given", given
+
+
+def _is_file(given: str) -> bool:
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
+
+
+def _values(report: "Report", step: int | None, output: Path | None) -> dict[str, Any]:
+    seen = report.seen
+    layers = [
+        {
+            "layer": index,
+            "horizons": [_finite(x) for x in memory.horizons()],
+            "horizons_to_1_percent": [_finite(x) for x in memory.horizons(_PERCENT)],
+            "mean_step": memory.mean_step,
+            "steps": None if memory.steps is None else memory.steps.tolist(),
+            "shares": memory.shares.tolist(),
+        }
+        for index, memory in enumerate(seen.layers)
+    ]
+    return {
+        "run": report.model,
+        "step": step,
+        "kind": seen.kind,
+        "text": report.name,
+        "tokens_of_text": report.total,
+        "tokens": list(report.pieces),
+        "ids": seen.ids.tolist(),
+        "layer": seen.row.layer,
+        "token": seen.row.token,
+        "layers": layers,
+        "output": None if output is None else str(output),
+    }
+
+
+def _finite(x: float) -> float | None:
+    """JSON has no infinity: null, of a horizon that has no end."""
+    return float(x) if math.isfinite(x) else None
+
+
+def _print(report: "Report") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from adder.cli.explain_page import tokens_of, visible
+
+    seen, at = report.seen, report.seen.row.token
+    print(f"{seen.kind}, {len(seen.layers)} layers, read {report.read} of {report.name}")
+    table = Table(box=box.ASCII if _plain() else box.SIMPLE, width=WIDTH, pad_edge=False)
+    step = "dt" if seen.layers[0].steps is None else "Delta"
+    for heading in ("layer", "to 1/e", "to 1 %", f"mean {step}"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    word = visible(report.pieces[at])
+    table.add_column(
+        Text(f"most taken in at token {at}, {word}"), overflow="ellipsis", no_wrap=True, ratio=1
+    )
+    for index, memory in enumerate(seen.layers):
+        most = "  ".join(
+            f"{visible(report.pieces[s])} {s} {share:.0%}" for s, share in memory.most(_MOST)
+        )
+        table.add_row(
+            str(index),
+            tokens_of(memory.horizons(quantiles=(0.5,))[0]),
+            tokens_of(memory.horizons(_PERCENT, (0.5,))[0]),
+            f"{memory.mean_step:.3g}",
+            Text(most),
+        )
+    Console(width=WIDTH, highlight=False).print(table)
+    print("Horizons in tokens, the median of a layer. Taken in: token, position, share.")
+
+
+def _plain() -> bool:
+    import sys
+
+    return "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
