@@ -73,7 +73,7 @@ def test_limits_alone_and_json_on_standard_output(capfd):
             "--gguf no.gguf: there is no such file",
         ),
         ([*TINY, "--json=no/folder.json"], "--json no/folder.json: there is no folder no"),
-        ([*TINY, "--figure=."], "--figure .: is a folder"),
+        ([*TINY, "--figure=."], "--figure . is a folder"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_measured(arguments, words, line_of):

@@ -11,7 +11,17 @@ from adder.cli import main as frame
 from adder.cli.main import main
 from adder.errors import AdderError, DamagedFile, UsageError
 
-COMMANDS = ["train", "generate", "evaluate", "classify", "explain", "convert", "info", "bench"]
+COMMANDS = [
+    "train",
+    "generate",
+    "evaluate",
+    "classify",
+    "compare",
+    "explain",
+    "convert",
+    "info",
+    "bench",
+]
 
 
 def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adder.cli.checks import check_file, check_known
 from adder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def bench(
         raise UsageError(f"no benchmark of {device}: there is adder bench cpu")
     for option, path in (("--json", json_file), ("--figure", figure)):
         if path is not None and str(path) != "-":
-            _check_place(option, path)
+            check_file(option, path)
     for option, path in (("--peer-python", peer_python), ("--llama-bench", llama_bench)):
         if path is not None and not (path.is_file() and os.access(path, os.X_OK)):
             raise UsageError(f"{option} {path}: there is no such program")
@@ -95,9 +96,9 @@ def bench(
 
     sections, ours, peers = _parts(only or [], plans.SECTIONS)
     names = tuple(precision or plans.PRECISIONS)
-    _known("--precision", names, plans.PRECISIONS)
+    check_known("--precision", names, plans.PRECISIONS)
     size = model_size or ("tiny" if quick else "130m")
-    _known("--model-size", (size,), tuple(plans.SIZES))
+    check_known("--model-size", (size,), tuple(plans.SIZES))
     lengths = context or (plans.QUICK_CONTEXTS if quick else plans.CONTEXTS)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     counts = threads or ((cores or 1,) if quick else (1, cores or 1))
@@ -121,7 +122,7 @@ def bench(
 
 def _parts(only: list[str], sections: tuple[str, ...]) -> tuple[frozenset[str], bool, bool]:
     """(what is measured, whether of adder, whether of peers)."""
-    _known("--only", tuple(only), PARTS)
+    check_known("--only", tuple(only), PARTS)
     chosen = [name for name in only if name in sections]
     ours, peers = "adder" in only, "peers" in only
     if peers and not ours and not chosen:
@@ -175,19 +176,3 @@ def _save(results: "Results", json_file: Path | None) -> None:
 
     if json_file is not None and str(json_file) != "-":
         replace_file(json_file, json_bytes(results.to_dict()))
-
-
-def _known(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{option} {name}: choose {', '.join(known[:-1])} or {known[-1]}")
-
-
-def _check_place(option: str, path: Path) -> None:
-    """Refuse what could not be written before minutes are spent on it."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"{option} {path}: {path.parent} cannot be written to")

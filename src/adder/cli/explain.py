@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adder.cli.checks import check_new_file
 from adder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,16 +91,10 @@ def explain(
 
 
 def _check_output(output: Path | None, force: bool) -> None:
-    if output is None:
-        if force:
-            raise UsageError("--force needs --output: without it no file is written")
-        return
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder: name a file in it")
-    if output.exists() and not force:
-        raise UsageError(f"--output {output} is there already: name another, or give --force")
-    if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+    if output is not None:
+        check_new_file("--output", output, force)
+    elif force:
+        raise UsageError("--force needs --output: without it no file is written")
 
 
 def _read(opened: "Opened", given: str | None) -> tuple[str, str]:

@@ -40,6 +40,7 @@ def app() -> "typer.Typer":
 
     from adder.cli.bench import bench
     from adder.cli.classify import classify
+    from adder.cli.compare import compare
     from adder.cli.convert import convert
     from adder.cli.evaluate import evaluate
     from adder.cli.explain import explain
@@ -79,6 +80,7 @@ def app() -> "typer.Typer":
     commands.command("generate")(generate)
     commands.command("evaluate")(evaluate)
     commands.command("classify")(classify)
+    commands.command("compare")(compare)
     commands.command("explain")(explain)
     commands.command("convert")(convert)
     commands.command("info")(info)

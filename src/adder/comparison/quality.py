@@ -1,137 +1,107 @@
 """How much a model learns from a number of tokens: of text, and of tasks whose answers are known."""
 
-import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import nn
 
-from adder.data import Bytes, RandomWindows, split_by_position
+from adder.data.synthetic import Synthetic
+from adder.data.text import Text
+from adder.data.vocabulary import Bytes
 from adder.data.windows import Window
-from adder.layers.state import State
 from adder.models import LanguageModel
 from adder.training.config import TrainingConfig
 from adder.training.evaluation import evaluate_text
-from adder.training.learner import Learner, Loss
+from adder.training.learner import Learner, LossFunction
 from adder.training.schedule import learning_rate
-
-NOT_ASKED = -100
-_HELD_OUT = 2**32  # added to the seed: what is asked at the end was never learned from
-
-
-class Synthetic(Protocol):
-    """What `adder.data.synthetic.make_synthetic` returns."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    def batch(
-        self, rows: int, seed: int, step: int, length: int | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+from adder.training.synthetic import SyntheticTask, answer
+from adder.training.text import TextTask
 
 
-class Task(Protocol):
-    """What is learned, and how well it was."""
+class OutOfTime(Exception):
+    """What is left to do does not fit; the message says what, and why."""
 
-    unit: str
+
+class Subject(Protocol):
+    """What is learned, and figures of how well it was: unit -> value."""
+
     vocab_size: int
 
-    def window(self, step: int) -> Window: ...
+    @property
+    def loss(self) -> LossFunction: ...
 
-    def evaluate(self, model: LanguageModel) -> float: ...
+    def batch(self, step: int) -> Window: ...
+
+    def evaluate(self, model: LanguageModel) -> dict[str, float]: ...
 
 
-class TextTask:
-    """The next byte of a text; bits per byte on its last tenth, read in windows of `length`."""
+class Reading:
+    """The next byte of a text; bits per byte on its last part, in windows as long as those of the training.
 
-    unit = "bits per byte"
+    Every window is read from no state: a state that is carried on would be an advantage that a Transformer lacks.
+    """
+
     vocab_size = 256
 
-    def __init__(self, text: str, config: TrainingConfig):
-        first, second = split_by_position(text, config.validation)
-        self.windows = RandomWindows(Bytes().encode(first), config.rows, config.length, config.seed)
-        self.ids = Bytes().encode(second)[: config.evaluation_tokens + 1]
+    def __init__(self, text: Text, config: TrainingConfig):
+        self.task = TextTask(text, Bytes(), config)
+        self.loss, self.batch = self.task.loss, self.task.batch
+        self.ids = self.task.validation_ids[: config.evaluation_tokens + 1]
         self.length = config.length
 
-    def window(self, step: int) -> Window:
-        return self.windows.window(step)
-
-    def evaluate(self, model: LanguageModel) -> float:
-        rows = max(1, min(16, (self.ids.size - 1) // self.length))
+    def evaluate(self, model: LanguageModel) -> dict[str, float]:
+        rows = max(1, (self.ids.size - 1) // self.length)
         found = evaluate_text(model, self.ids, length=self.length, rows=rows)
-        return found.bits_per(found.tokens)
+        return {"bits per byte": found.bits_per(found.tokens)}
 
 
-class SyntheticTask:
-    """The share of asked positions that are right, on rows that were not learned from."""
+class Answering:
+    """The share of answers that are right, on rows that no training saw, at each of some lengths."""
 
-    unit = "share right"
-
-    def __init__(self, source: Synthetic, config: TrainingConfig):
-        self.source, self.config = source, config
+    def __init__(self, source: Synthetic, config: TrainingConfig, lengths: tuple[int, ...]):
+        self.task, self.lengths = SyntheticTask(source, config), lengths
+        self.loss, self.batch = self.task.loss, self.task.batch
         self.vocab_size = source.vocab_size
 
-    def window(self, step: int) -> Window:
-        return Window(*self.source.batch(self.config.rows, self.config.seed, step), True)
-
-    @torch.no_grad()
-    def evaluate(self, model: LanguageModel) -> float:
-        device = next(model.parameters()).device
-        model.eval()
-        right = asked = 0
-        for step in range(4):
-            ids, targets = self.source.batch(32, self.config.seed + _HELD_OUT, step)
-            said = model(ids.to(device)).logits.argmax(-1).cpu()
-            wanted = targets != NOT_ASKED
-            right += int((said[wanted] == targets[wanted]).sum())
-            asked += int(wanted.sum())
-        return right / asked
+    def evaluate(self, model: LanguageModel) -> dict[str, float]:
+        config, found = self.task.training, {}
+        for length in self.lengths:
+            rows = max(16, config.evaluation_tokens // length)
+            right = answer(model, self.task.source, rows, length, config.seed)
+            found[f"right at {length}"] = right.accuracy
+        return found
 
 
-def make_synthetic(name: str, **options: Any) -> Synthetic:
-    """Return a task of `adder.data.synthetic`."""
-    made: Synthetic = importlib.import_module("adder.data.synthetic").make_synthetic(
-        name, **options
-    )
-    return made
+def train(
+    model: LanguageModel,
+    subject: Subject,
+    config: TrainingConfig,
+    *,
+    deadline: float,
+    say: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train for config.steps and return the figures of `subject`.
 
+    Args:
+        deadline: of time.monotonic. Whether the steps fit is judged from the first ten.
+        say: told the number of steps that were made.
 
-def _loss(run: Callable[..., Any], part: tuple[Tensor, ...], state: State | None) -> Loss:
-    inputs, targets = part
-    output = run(inputs, state=state)
-    logits = output.logits.flatten(0, 1).float()
-    return Loss(F.cross_entropy(logits, targets.flatten(), ignore_index=NOT_ASKED), None, {})
-
-
-@dataclass
-class Trained:
-    """value in the task's unit after `tokens`; None where the time was up before all steps were made."""
-
-    value: float | None
-    steps: int
-    tokens: int
-
-
-def step_seconds(model: LanguageModel, task: Task, config: TrainingConfig) -> float:
-    """Return the time of an update, the faster of two after a first. The model has learned from them: use another."""
-    learner = Learner(model, config, next(model.parameters()).device, _loss)
-    times = []
-    for step in range(3):
-        start = time.perf_counter()
-        learner.step(task.window(step), config.learning_rate)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-def train(model: LanguageModel, task: Task, config: TrainingConfig, *, deadline: float) -> Trained:
-    """Train for config.steps and evaluate; give up at the deadline (of time.monotonic)."""
-    learner = Learner(model, config, next(model.parameters()).device, _loss)
+    Raises:
+        OutOfTime: the steps would not be made by then.
+    """
+    device = next(model.parameters()).device
+    learner = Learner(model, config, device, subject.loss)
+    began = time.monotonic()
     for step in range(config.steps):
-        if time.monotonic() > deadline:
-            return Trained(None, step, step * config.tokens_per_step)
-        learner.step(task.window(step), learning_rate(step, config))
-    return Trained(task.evaluate(model), config.steps, config.steps * config.tokens_per_step)
+        learner.step(subject.batch(step), learning_rate(step, config))
+        say(step + 1)
+        now = time.monotonic()
+        expected = now + (now - began) / (step + 1) * (config.steps - step - 1)
+        if now > deadline or (step == 9 and expected > deadline):
+            raise OutOfTime(
+                f"its {config.steps} steps would take {expected - began:.0f} s, and "
+                f"{max(0.0, deadline - began):.0f} s were left"
+            )
+    assert isinstance(learner.model, nn.Module)
+    return subject.evaluate(model)

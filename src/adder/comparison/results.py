@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
-TASKS = ("text", "selective-copying", "induction-heads")
 
 
 @dataclass
@@ -28,9 +27,9 @@ class Results:
     def layers(self) -> list[str]:
         return [row["layer"] for row in self.models]
 
-    def leave_out(self, part: str, layer: str, what: str, why: str) -> None:
+    def leave_out(self, part: str, layer: str, why: str) -> None:
         """Say that there is no figure, and why."""
-        self.left_out.append({"part": part, "layer": layer, "what": what, "why": why})
+        self.left_out.append({"part": part, "layer": layer, "why": why})
 
     def exponents(self) -> list[Row]:
         """p of time ~ length^p for each model, measured and in theory; None where there are too few lengths."""
@@ -50,10 +49,17 @@ class Results:
             )
         return rows
 
-    def mean_quality(self, layer: str, task: str) -> float | None:
-        """The mean over the seeds."""
-        values = [r["value"] for r in self.quality if r["layer"] == layer and r["task"] == task]
-        return statistics.fmean(values) if values else None
+    def quality_of(self, layer: str, task: str, unit: str) -> list[float]:
+        """The values of all seeds."""
+        return [
+            row["value"]
+            for row in self.quality
+            if (row["layer"], row["task"], row["unit"]) == (layer, task, unit)
+        ]
+
+    def questions(self) -> list[tuple[str, str]]:
+        """(task, unit) of every figure of quality, in the order they were measured."""
+        return list(dict.fromkeys((row["task"], row["unit"]) for row in self.quality))
 
     def to_dict(self) -> Row:
         """Return everything for a JSON file."""

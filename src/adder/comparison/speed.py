@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from adder.benchmark.timing import median_seconds
+from adder.comparison.quality import OutOfTime
 from adder.layers.state import State, flatten_state
 from adder.models import LanguageModel
 from adder.models.decoder import Decoder
 
 READ_AT_ONCE = 512
 _ENOUGH = 0.2  # seconds: a step below it is measured several times
-
-
-class OutOfTime(Exception):
-    """The next measurement would not fit; the message says at which length and why."""
 
 
 def training_times(
@@ -44,7 +41,7 @@ def training_times(
             model.zero_grad(set_to_none=True)
             loss = model(ids, labels=ids).loss
             assert loss is not None
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             _wait(device)
 
         if not before:

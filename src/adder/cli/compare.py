@@ -1,0 +1,131 @@
+"""`adder compare`: RNN, Transformer, S4 and Mamba at one size, measured on this machine."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adder.cli.checks import check_file, check_known, check_new_file
+from adder.errors import UsageError
+
+if TYPE_CHECKING:
+    from adder.comparison.plan import Plan
+
+_PARTS_OF_TIME = 100
+
+
+def compare(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="The text to learn, as adder train takes it [the prose of Python's manual].",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Four models and shorter lengths: two minutes.")
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="mamba, mamba2, s4, s4d, transformer, lstm or gru; may be given several times "
+            "[mamba mamba2 s4 transformer lstm; quick: without mamba2]."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="training, generation or quality; may be given several times [everything]."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train for quality so often, from other weights and data.")
+    ] = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Take so long at most; what does not fit is named [11; 2]."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="[as many as there are cores]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures; - prints them instead."),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE.html", help="Write a page of them, in one file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the page that is there.")] = False,
+) -> None:
+    """Measure RNN, Transformer, S4 and Mamba of one size beside each other.
+
+    How fast they learn from longer and longer rows; how fast they write after longer and longer
+    contexts, and what state they keep; what they learn from equally many tokens of a text and of
+    two tasks: selective copying and induction heads. Ctrl-C keeps what was measured.
+    """
+    if json_file is not None and str(json_file) != "-":
+        check_file("--json", json_file)
+    if html_file is not None:
+        check_new_file("--html", html_file, force)
+    elif force:
+        raise UsageError("--force needs --html: without it no page is written")
+
+    import torch
+
+    from adder.comparison.plan import PARTS, Plan, quick_plan
+    from adder.models.config import LAYERS
+    from adder.training.device import choose_device
+
+    check_known("--model", model, LAYERS)
+    check_known("--only", only, PARTS)
+    changes: dict[str, Any] = {
+        **{"source": source, "seeds": tuple(range(seeds))},
+        **{"device": str(choose_device(device))},
+    }
+    if model:
+        changes["layers"] = tuple(dict.fromkeys(model))
+    if only:
+        changes["parts"] = tuple(part for part in PARTS if part in only)
+    if minutes is not None:
+        changes["seconds"] = minutes * 60
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _run((quick_plan if quick else Plan)(**changes), json_file, html_file)
+
+
+def _run(plan: "Plan", json_file: Path | None, html_file: Path | None) -> None:
+    from adder.comparison.page import page as html_page
+    from adder.comparison.report import page
+    from adder.comparison.run import Run
+    from adder.files import json_bytes, replace_file
+    from adder.training.progress import make_display
+
+    display = make_display(_PARTS_OF_TIME)
+    run = Run(plan, lambda share, words: display.update(_Moment(share, words)))
+    try:
+        run.run()
+    finally:
+        # Also where it is interrupted: what was measured is kept.
+        display.close()
+        results = run.results
+        if json_file is not None and str(json_file) != "-":
+            replace_file(json_file, json_bytes(results.to_dict()))
+        if html_file is not None:
+            replace_file(html_file, html_page(results).encode("utf-8"))
+        if str(json_file) == "-":
+            print(json.dumps(results.to_dict(), ensure_ascii=False))
+        else:
+            print(page(results))
+            if html_file is not None:
+                print(f"\nthe page is {html_file}")
+
+
+class _Moment:
+    """How much of the time is over, and what is measured now."""
+
+    def __init__(self, share: float, words: str):
+        self.step, self.words = min(_PARTS_OF_TIME, int(share * _PARTS_OF_TIME)), words
+
+    def __str__(self) -> str:
+        return self.words

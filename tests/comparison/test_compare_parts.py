@@ -1,0 +1,185 @@
+"""Each part of a comparison at a tiny size: figures against brute force, and what does not fit is named."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from adder.comparison import run as running
+from adder.comparison.match import match
+from adder.comparison.page import page as html_page
+from adder.comparison.plan import PARTS, TASKS, Plan, quick_plan, task_source, task_training
+from adder.comparison.quality import Answering, OutOfTime, Reading, train
+from adder.comparison.report import page
+from adder.comparison.results import Results
+from adder.comparison.run import Run
+from adder.comparison.speed import generation_times, training_times
+from adder.data.text import Text
+from adder.errors import UsageError
+from adder.models import LanguageModel
+
+FAR = math.inf
+TEXT = Text("source", "the quick brown fox jumps over the lazy dog\n" * 200, 8800)
+
+
+def build(layer: str, vocab_size: int = 32) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(match(layer, vocab_size=vocab_size, d_model=16, n_layer=2).config)
+
+
+def later(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+@pytest.mark.parametrize("layer", ["mamba", "mamba2", "s4", "s4d", "transformer", "lstm", "gru"])
+def test_bytes_of_states_and_times_of_tokens(layer: str) -> None:
+    model = build(layer)
+    found = list(generation_times(model, (3, 10), tokens=2, deadline=FAR))
+    assert [context for context, _, _ in found] == [3, 10]
+    assert all(seconds > 0 for _, seconds, _ in found)
+    sizes = [size for _, _, size in found]
+    if layer == "transformer":
+        # Keys and values of every token; one number says how many rows of each stream are padding.
+        per_token = 2 * 2 * 4 * model.config.d_model
+        assert sizes[1] - sizes[0] == 7 * per_token
+        assert sizes[0] == pytest.approx(3 * per_token, rel=0.2)
+    else:
+        with torch.no_grad():
+            state = model(torch.zeros(1, 7, dtype=torch.int64), state=model.initial_state(1)).state
+        numbers: list[torch.Tensor] = []
+
+        def collect(tree: Any) -> None:
+            if isinstance(tree, torch.Tensor):
+                numbers.append(tree)
+            else:
+                for each in tree.values() if isinstance(tree, dict) else tree:
+                    collect(each)
+
+        collect(state)
+        expected = sum(each.numel() * each.element_size() for each in numbers)
+        assert sizes == [expected, expected]
+
+
+def test_training_times_rise_until_the_time_is_up() -> None:
+    model = build("mamba")
+    assert [n for n, _ in training_times(model, (4, 8), limit=60, deadline=FAR)] == [4, 8]
+    assert all(each.grad is None for each in model.parameters())
+    with pytest.raises(OutOfTime, match="8 and more: a step on 4 took"):
+        list(training_times(model, (4, 8), limit=0, deadline=FAR))
+    with pytest.raises(OutOfTime, match="4 and more: no time left"):
+        list(training_times(model, (4, 8), limit=60, deadline=later(-1)))
+    with pytest.raises(OutOfTime, match="3 and more: no time left after reading 0 tokens"):
+        list(generation_times(model, (3, 8), tokens=1, deadline=later(-1)))
+
+
+def test_text_is_learned_and_measured_in_windows_of_their_own() -> None:
+    config = replace(task_training("text", 40, 0), length=32, batch_size=4, evaluation_tokens=320)
+    subject = Reading(TEXT, config)
+    model = build("mamba", 256)
+    before = subject.evaluate(model)["bits per byte"]
+    with torch.no_grad():
+        ids = torch.from_numpy(subject.ids[:321])
+        windows = ids[:320].view(10, 32), ids[1:].view(10, 32)
+        logits = model.eval()(windows[0]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[1].flatten())
+    assert before == pytest.approx(loss.item() / math.log(2), rel=1e-5)
+    after = train(model, subject, config, deadline=FAR)["bits per byte"]
+    assert after < before - 1
+
+
+def test_tasks_are_asked_at_every_length() -> None:
+    source, lengths = task_source("induction-heads")
+    config = replace(task_training("induction-heads", 2, 0), evaluation_tokens=64)
+    found = train(
+        build("gru", source.vocab_size), Answering(source, config, lengths), config, deadline=FAR
+    )
+    assert list(found) == ["right at 64", "right at 256", "right at 1024"]
+    assert all(0 <= value <= 1 for value in found.values())
+    with pytest.raises(OutOfTime, match="its 2 steps would take .* s, and 0 s were left"):
+        train(
+            build("gru", source.vocab_size),
+            Answering(source, config, lengths),
+            config,
+            deadline=later(-1),
+        )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setattr(running, "SIZE", {"d_model": 16, "n_layer": 1})
+    monkeypatch.setattr(running, "read_source", lambda _: TEXT)
+    return Plan(
+        layers=("mamba", "transformer"),
+        seeds=(0, 1),
+        lengths=(8, 16, 32),
+        contexts=(4, 8),
+        tokens=1,
+        steps=dict.fromkeys(TASKS, 2),
+    )
+
+
+def test_a_whole_comparison(tiny: Plan) -> None:
+    said: list[tuple[float, str]] = []
+    results = Run(tiny, lambda share, words: said.append((share, words))).run()
+    assert results.complete
+    assert not results.left_out
+    assert len(results.training) == 2 * 3
+    assert len(results.generation) == 2 * 2
+    assert len(results.quality) == 2 * 2 * (1 + 1 + 3)
+    assert all(0 <= share <= 1 for share, _ in said)
+    assert any("transformer, 32 tokens" in words for _, words in said)
+    text = page(results)
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("bits per byte", "induction heads, % right at 1024", "beside mamba", "16 tokens"):
+        assert words in text
+    tree = results.to_dict()
+    assert {row["layer"] for row in tree["exponents"]} == {"mamba", "transformer"}
+    assert all(isinstance(row["training"], float) for row in tree["exponents"])
+    drawn = html_page(results)
+    assert drawn.count("<svg") == 3
+    assert "http" not in drawn
+    assert "nan" not in drawn.lower()
+
+
+def test_what_does_not_fit_is_named(tiny: Plan) -> None:
+    results = Run(replace(tiny, seconds=0.0)).run()
+    assert results.complete
+    assert not results.training + results.generation + results.quality
+    assert {row["part"] for row in results.left_out} == {"training", "generation", *TASKS}
+    for shown in (page(results), html_page(results)):
+        assert "no time left" in " ".join(shown.split())
+    assert len(results.left_out) == 2 * 2 + 2 * 2 * 3
+
+
+def test_an_interrupt_keeps_what_was_measured(tiny: Plan) -> None:
+    def stop(_: float, words: str) -> None:
+        if words.startswith("generation"):
+            raise KeyboardInterrupt
+
+    run = Run(tiny, stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert not run.results.complete
+    assert len(run.results.training) == 6
+    assert "interrupted" in page(run.results)
+    assert "interrupted" in html_page(run.results)
+
+
+def test_names_are_escaped_in_the_page() -> None:
+    results = Results({}, machine="<script>")
+    results.models.append({"layer": "a<b", "d_model": 8, "parameters": 10, "difference": 0.0})
+    assert "<script>" not in html_page(results)
+    assert "a&lt;b" in html_page(results)
+
+
+def test_plans() -> None:
+    assert quick_plan(seconds=5.0).seconds == 5.0
+    assert quick_plan().layers == ("mamba", "s4", "transformer", "lstm")
+    assert Plan().parts == PARTS
+    with pytest.raises(UsageError, match="choose mamba"):
+        match("rnn", vocab_size=8)
+    with pytest.raises(UsageError, match="d_model is 12"):
+        match("mamba", vocab_size=8, d_model=12)
