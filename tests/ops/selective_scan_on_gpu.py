@@ -24,6 +24,9 @@ from adder.ops.selective_scan.reference import selective_scan_reference
 
 WHOLE, CUT = 1, 1 << 20  # values of gpu.ENOUGH: one segment, or one for each chunk
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+FACTOR = (
+    4 if INTERPRETED else 8
+)  # a GPU's exponential errs by two units in the last place, a CPU's by one
 Case = tuple[str, int, dict[str, Any]]
 
 
@@ -115,7 +118,7 @@ def main(share: int = 0, shares: int = 1) -> None:
     for name, enough, inputs in islice(cases(), share, None, shares):
         print(name, flush=True)
         gpu.ENOUGH = enough
-        assert_as_good_as_reference(on_device, selective_scan_reference, inputs)
+        assert_as_good_as_reference(on_device, selective_scan_reference, inputs, factor=FACTOR)
     for gpu.ENOUGH in (CUT,) if INTERPRETED else (CUT, WHOLE):
         print("leaks", flush=True)
         sequences_do_not_leak()
