@@ -26,23 +26,30 @@ for m, d, r, vocab in ((768, 1536, 48, 50280), (2560, 5120, 160, 50280)):
         every = {**few, **other}
         every |= {name: "i32" for name in kernel.arg_names if name not in every}
         found[f"{kernel.__name__} {m} {len(found)}"] = resources(kernel, every, constants)
-    rows, block, warps = gpu._tile(2 * d, m)
     compiled(
         kernels.enter_kernel,
-        dict(COLUMNS=m, CHANNELS=d, TAPS=4, ROWS=rows, BLOCK=block, num_warps=warps, bias=None),
-        old="*bf16", new="*bf16",
+        {"COLUMNS": m, "CHANNELS": d, "TAPS": 4, "DEPENDENT": True, "bias": None, **gpu._tile(2 * d, m)},
+        old="*bf16", new="*bf16", u="*fp32",
     )
     for size, columns, norm, residual in ((r + 32, d, None, None), (m, d, None, "*fp32"), (vocab, m, "*bf16", None)):
-        rows, block, warps = gpu._tile(size, columns)
         absent = {name: None for name, given in (("norm", norm), ("residual", residual)) if given is None}
         compiled(
             kernels.project_kernel,
-            dict(COLUMNS=columns, ROWS=rows, BLOCK=block, num_warps=warps, bias=None, **absent),
+            {"COLUMNS": columns, "DEPENDENT": True, "bias": None, **absent, **gpu._tile(size, columns)},
         )
+    sizes = {"CHANNELS": d, "N": 16, "RANK": r, "DEPENDENT": True}
     power = 1 << (r - 1).bit_length()
+    compiled(kernels.scan_kernel, {**sizes, "PARTS": 1, "STATES": 16, "R": power, "dt": None, **gpu.SCAN})
     compiled(
-        kernels.scan_kernel,
-        dict(CHANNELS=d, STATES=16, RANK=r, BLOCK=16, N=16, R=power, num_warps=4, dt=None),
+        kernels.scan_kernel, {**sizes, "PARTS": gpu.SPLIT, "STATES": 16, "R": power, **gpu.SCAN},
+        x="*bf16", z="*bf16", y="*bf16", dt="*fp32",
+    )
+    compiled(
+        kernels.step_kernel, {**sizes, "PARTS": gpu.SPLIT, "R": 32, "STREAMS": 64, **gpu.STEP}, dt="*fp32"
+    )
+    compiled(
+        kernels.part_kernel,
+        {"COLUMNS": d, "SPAN": 640, "STREAMS": 64, "DEPENDENT": True, **gpu.PART}, x="*bf16",
     )
 print(json.dumps(found))
 """
@@ -58,5 +65,5 @@ def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
     """A register that is spilled, or an array that is indexed, would need a stack."""
     printed = run("-c", COMPILED, str(Path(__file__).parent), TRITON_CACHE_DIR=str(tmp_path))
     found = json.loads(printed)
-    assert len(found) == 10
+    assert len(found) == 16
     assert {name: use["STACK"] for name, use in found.items()} == dict.fromkeys(found, "0"), found

@@ -37,6 +37,25 @@ def let_tensors_be_loop_bounds() -> None:
     interpreter._patch_lang_tensor = patch_and_mend
 
 
+def let_products_be_of_bfloat16() -> None:
+    """Triton 3.6's interpreter holds bfloat16 as whole numbers, and multiplies matrices of them as such."""
+    import numpy as np
+    from triton.runtime import interpreter
+
+    create = interpreter.InterpreterBuilder.create_dot
+
+    def widened(x: Any) -> Any:
+        if str(x.dtype.scalar) != "bf16":
+            return x
+        bits = x.data.astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), interpreter.tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return create(self, widened(a), widened(b), *others)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot
+
+
 def resources(
     kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any]
 ) -> dict[str, str]:

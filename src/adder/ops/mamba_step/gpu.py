@@ -1,12 +1,11 @@
 """One token of each stream through a stack of Mamba blocks on a GPU: few kernels, and one CUDA graph of them all.
 
-Up to FEW streams a block is four kernels, each with what follows its matrix; for more streams the matrices are a
-library's products. The graph of a step reads one set of states and writes another, so two of them, taken in turn,
-write a text without a copy.
+For one stream a block is four kernels, each a matrix with what follows it; for several streams its large products are
+a library's. A kernel may start while the one before it runs, and waits before it reads what that one writes. The graph
+of a step reads one set of states and writes another, so two of them, taken in turn, write a text without a copy.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 import triton
@@ -18,12 +17,17 @@ from adder.ops.mamba_step.gpu_kernels import (
     convolve_kernel,
     enter_kernel,
     norm_kernel,
+    part_kernel,
     project_kernel,
     scan_kernel,
+    step_kernel,
 )
 from adder.ops.mamba_step.weights import BlockWeights, StackWeights, States
 
-FEW = 2  # streams, for each of which the weights are read anew (from the cache, where they are read at once)
+SPLIT = 8  # parts that the columns of a matrix of few rows are cut into, for several streams
+PART = {"ROWS": 16, "BLOCK": 128, "num_warps": 4, "num_stages": 4}
+STEP = {"ROWS": 32, "num_warps": 4}
+SCAN = {"BLOCK": 32, "num_warps": 4}
 GRAPHS = 2  # that are kept, with the states they read and write
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -37,8 +41,9 @@ class GpuMambaStack:
     Raises:
         TypeError, ValueError: `refusal` says which weights there is no kernel for, and why.
 
-    Numbers: sums and states are float32. For up to FEW streams so is all that passes between kernels, and for more it
-    is of the parameters' type. The result of a stream does not depend on the streams beside it, if they are as many.
+    Numbers: sums and states are float32. For one stream so is all that passes between kernels, and for more the
+    vectors that meet a matrix are of the parameters' type. The result of a stream does not depend on the streams
+    beside it, if they are as many.
     """
 
     def __init__(self, weights: StackWeights):
@@ -47,7 +52,11 @@ class GpuMambaStack:
             raise TypeError(f"{NAME}: {reason}")
         check_shapes(weights)
         self.weights = weights
+        self._blocks = [each for each in weights.blocks if isinstance(each, BlockWeights)]
         self._device, self._dtype = weights.norm.device, weights.norm.dtype
+        # A kernel that starts before the last one ends needs a multiprocessor of compute capability 9.
+        dependent = weights.norm.is_cuda and torch.cuda.get_device_capability(self._device)[0] >= 9
+        self._launch = {"DEPENDENT": dependent, **({"launch_pdl": True} if dependent else {})}
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
 
     @staticmethod
@@ -113,71 +122,87 @@ class GpuMambaStack:
         """Launch a step and return its logits."""
         w = self.weights
         residual = F.embedding(ids, _dense(w.embedding)).float()
-        added: Tensor | None = None
-        block_of: Callable[..., Tensor | None] = (
-            self._few_streams if len(ids) <= FEW else self._many_streams
-        )
-        for each, old, new in zip(w.blocks, states, into, strict=True):
-            assert isinstance(each, BlockWeights)
-            added = block_of(each, residual, added, old, new)
         head = _dense(w.head)[: w.vocab_size]
-        if len(ids) <= FEW:
+        if len(ids) == 1:
+            for block, old, new in zip(self._blocks, states, into, strict=True):
+                self._one_stream(block, residual, old, new)
             return self._project(residual, w.norm, head, None, dtype=self._dtype)
+        added: Tensor | None = None
+        for block, old, new in zip(self._blocks, states, into, strict=True):
+            added = self._streams(block, self._norm(residual, added, block.norm), old, new)
         return F.linear(self._norm(residual, added, w.norm), head)
 
-    def _few_streams(
-        self, w: BlockWeights, residual: Tensor, added: None,  # noqa: ARG002
-        old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor],
+    def _one_stream(
+        self, w: BlockWeights, residual: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
     ) -> None:  # fmt: skip
-        b, (m, d, _, k, _) = len(residual), w.sizes
-        x, z, y = (residual.new_empty(b, d) for _ in range(3))
-        rows, block, warps = _tile(2 * d, m)
-        enter_kernel[(2 * triton.cdiv(d, rows), b)](
+        """Add a block to the residual."""
+        m, d, _, k, _ = w.sizes
+        x, z, y = (residual.new_empty(1, d) for _ in range(3))
+        tile = _tile(2 * d, m)
+        enter_kernel[(2 * triton.cdiv(d, tile["ROWS"]),)](
             residual, w.norm, _dense(w.in_proj), w.in_bias, w.conv_weight, w.conv_bias, old[0], new[0], x, z,
-            self.weights.eps, COLUMNS=m, CHANNELS=d, TAPS=k, ROWS=rows, BLOCK=block, num_warps=warps,
+            self.weights.eps, COLUMNS=m, CHANNELS=d, TAPS=k, **tile, **self._launch,
         )  # fmt: skip
         projected = self._project(x, None, _dense(w.x_proj), None)
-        self._scan(w, x, z, d, projected, None, old[1], new[1], y)
+        self._scan(w, x, z, projected.unsqueeze(0), old[1], new[1], y)
         self._project(y, None, _dense(w.out_proj), w.out_bias, residual)
 
-    def _many_streams(
-        self, w: BlockWeights, residual: Tensor, added: Tensor | None,
-        old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor],
+    def _streams(
+        self, w: BlockWeights, normed: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
     ) -> Tensor:  # fmt: skip
-        b, (_, d, _, k, r) = len(residual), w.sizes
-        xz = F.linear(self._norm(residual, added, w.norm), _dense(w.in_proj), w.in_bias)
-        x, y = (residual.new_empty(b, d, dtype=self._dtype) for _ in range(2))
-        convolve_kernel[(triton.cdiv(d, 256), b)](
-            xz, w.conv_weight, w.conv_bias, old[0], new[0], x, CHANNELS=d, TAPS=k, BLOCK=256, num_warps=4
+        """Return what a block adds to the residual."""
+        b, (_, d, _, k, _) = len(normed), w.sizes
+        xz = F.linear(normed, _dense(w.in_proj), w.in_bias)
+        x, y = (normed.new_empty(b, d) for _ in range(2))
+        convolve_kernel[(triton.cdiv(d, 256), triton.cdiv(b, 4))](
+            xz, w.conv_weight, w.conv_bias, old[0], new[0], x, b,
+            CHANNELS=d, TAPS=k, STREAMS=4, BLOCK=256, num_warps=4, **self._launch,
         )  # fmt: skip
-        projected = F.linear(x, _dense(w.x_proj))
-        dt = F.linear(projected[:, :r], _dense(w.dt_proj))
-        self._scan(w, x, xz[:, d:], 2 * d, projected, dt, old[1], new[1], y)
+        self._scan(w, x, xz[:, d:], self._parts(x, _dense(w.x_proj)), old[1], new[1], y)
         return F.linear(y, _dense(w.out_proj), w.out_bias)
 
     def _scan(
-        self, w: BlockWeights, x: Tensor, z: Tensor, z_batch: int, projected: Tensor, dt: Tensor | None,
-        old: Tensor, new: Tensor, y: Tensor,
+        self, w: BlockWeights, x: Tensor, z: Tensor, projected: Tensor, old: Tensor, new: Tensor, y: Tensor
     ) -> None:  # fmt: skip
-        _, d, n, _, r = w.sizes
-        block = 16 if dt is None else 64
-        scan_kernel[(triton.cdiv(d, block), len(x))](
-            x, z, projected, dt, _dense(w.dt_proj), w.dt_bias, w.A_log, w.D, old, new, y, z_batch,
-            CHANNELS=d, STATES=n, RANK=r, BLOCK=block, num_warps=4,
-            N=triton.next_power_of_2(n), R=triton.next_power_of_2(r),
+        b, (_, d, n, _, r) = len(x), w.sizes
+        sizes = {"CHANNELS": d, "N": n, "RANK": r, "PARTS": len(projected), **self._launch}
+        dt = None
+        if b > 1:
+            dt, streams = x.new_empty(b, d, dtype=torch.float32), _streams(b)
+            step_kernel[(triton.cdiv(d, STEP["ROWS"]), triton.cdiv(b, streams))](
+                projected, _dense(w.dt_proj), dt, b, STREAMS=streams,
+                R=min(32, max(16, triton.next_power_of_2(r))), **STEP, **sizes,
+            )  # fmt: skip
+        scan_kernel[(triton.cdiv(d, SCAN["BLOCK"]), b)](
+            x, z, projected, dt, _dense(w.dt_proj), w.dt_bias, w.A_log, w.D, old, new, y, b, z.stride(0),
+            STATES=triton.next_power_of_2(n), R=triton.next_power_of_2(r), **SCAN, **sizes,
         )  # fmt: skip
 
     def _project(
         self, x: Tensor, norm: Tensor | None, weight: Tensor, bias: Tensor | None,
         residual: Tensor | None = None, dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # fmt: skip
-        """weight x + bias, or that added to the residual."""
-        (b, columns), size = x.shape, weight.shape[0]
-        out = x.new_empty(b, size if residual is None else 0, dtype=dtype)
-        rows, block, warps = _tile(size, columns)
-        project_kernel[(triton.cdiv(size, rows), b)](
+        """weight x + bias of one stream, or that added to the residual."""
+        size, columns = weight.shape
+        out = x.new_empty(1, size if residual is None else 0, dtype=dtype)
+        tile = _tile(size, columns)
+        project_kernel[(triton.cdiv(size, tile["ROWS"]),)](
             x, norm, weight, bias, residual, out, size, self.weights.eps,
-            COLUMNS=columns, ROWS=rows, BLOCK=block, num_warps=warps,
+            COLUMNS=columns, **tile, **self._launch,
+        )  # fmt: skip
+        return out
+
+    def _parts(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Parts that add up to weight x: a matrix of few rows, whose columns keep the chip busy."""
+        (b, columns), size = x.shape, weight.shape[0]
+        streams = _streams(b)
+        blocks = triton.cdiv(columns, PART["BLOCK"])
+        span = triton.cdiv(blocks, SPLIT)
+        parts = triton.cdiv(blocks, span)
+        out = x.new_empty(parts, b, size, dtype=torch.float32)
+        part_kernel[(triton.cdiv(size, PART["ROWS"]), triton.cdiv(b, streams), parts)](
+            x, weight, out, size, b,
+            COLUMNS=columns, SPAN=span * PART["BLOCK"], STREAMS=streams, **PART, **self._launch,
         )  # fmt: skip
         return out
 
@@ -186,7 +211,7 @@ class GpuMambaStack:
         out = residual.new_empty(b, m, dtype=self._dtype)
         norm_kernel[(b,)](
             residual, added, norm, out, self.weights.eps,
-            COLUMNS=m, BLOCK=triton.next_power_of_2(m), num_warps=4,
+            COLUMNS=m, BLOCK=triton.next_power_of_2(m), num_warps=8, **self._launch,
         )  # fmt: skip
         return out
 
@@ -213,8 +238,13 @@ def _dense(weight: object) -> Tensor:
     return weight
 
 
-def _tile(rows: int, columns: int) -> tuple[int, int, int]:
-    """Rows and columns that a program reads at once, and its warps: small programs where there are few rows."""
+def _streams(b: int) -> int:
+    """How many a program of a product of matrices takes."""
+    return min(64, max(16, triton.next_power_of_2(b)))
+
+
+def _tile(rows: int, columns: int) -> dict[str, int]:
+    """Rows that a program makes, columns that it takes at a time, its warps: small programs for few rows."""
     whole = columns & -columns  # the largest power of two that divides it
     block = min(whole if whole >= 256 else triton.next_power_of_2(columns), 1024)
-    return (1 if rows < 1024 else 4), block, 4
+    return {"ROWS": 1 if rows < 1024 else 4, "BLOCK": block, "num_warps": 4}

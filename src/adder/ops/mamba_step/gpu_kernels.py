@@ -1,13 +1,16 @@
-"""The Triton kernels of one token: a matrix times one vector with what follows it, and what lies between matrices.
+"""The Triton kernels of one token: a matrix times a vector with what follows it, and what lies between matrices.
 
-A program makes ROWS numbers of one stream, each a dot product in float32. Where the vector is normalised first its
-root mean square is a factor of the whole product, so one pass over the vector finds both:
+For one stream a program makes ROWS numbers. It asks for its weights before it waits for the kernel before it, and a
+vector that is normalised meets them as it is, for its root mean square is a factor of the whole product:
 
     W (x w / rms(x)) = (W (x w)) / rms(x)
+
+For several streams the large products are a library's, and these kernels are what lies between.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -27,60 +30,109 @@ def softplus(x):
 
 
 @triton.jit
-def products(
-    x, norm, weight, row, here, eps, COLUMNS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Rows of weight times x, which is normalised where there is `norm`."""
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
-    squares = tl.zeros([BLOCK], tl.float32)
-    start = row.to(tl.int64) * COLUMNS
-    for first in tl.static_range(0, COLUMNS, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        inside = column < COLUMNS  # all are, where BLOCK divides COLUMNS
-        mask = here[:, None] if COLUMNS % BLOCK == 0 else here[:, None] & inside[None, :]
-        w = tl.load(weight + start[:, None] + column[None, :], mask=mask, other=0.0)
-        value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
-        if norm is not None:
-            squares += value * value
-            value *= tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
-        total += w.to(tl.float32) * value[None, :]
-    result = tl.sum(total, 1)
-    if norm is not None:
-        result *= 1 / tl.sqrt(tl.sum(squares, 0) / COLUMNS + eps)
-    return result
+def begin(DEPENDENT: tl.constexpr):
+    """Let the next kernel start: it waits where it reads what this one writes."""
+    if DEPENDENT:
+        gdc_launch_dependents()
 
 
 @triton.jit
-def convolve(x, channel, here, weight, bias, old, new, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
-    """silu of the convolution's next output, where x (rounded as it is stored) comes in and the oldest goes out."""
-    x = x.to(new.dtype.element_ty).to(tl.float32)
-    at = weight + channel * TAPS
-    total = x * tl.load(at + TAPS - 1, mask=here, other=0.0).to(tl.float32)
+def wait(DEPENDENT: tl.constexpr):
+    """For all that the kernels before have written. Nothing is written above a wait."""
+    if DEPENDENT:
+        gdc_wait()
+
+
+@triton.jit
+def streams_of(streams, STREAMS: tl.constexpr):
+    """The streams of a program (STREAMS, 1), and which of them there are."""
+    stream = (tl.program_id(1) * STREAMS + tl.arange(0, STREAMS)).to(tl.int64)[:, None]
+    return stream, stream < streams
+
+
+@triton.jit
+def products(
+    x, norm, weight, row, rows, eps,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Rows of weight times one vector x (1, ROWS), which is normalised where there is `norm`."""
+    here = row < rows
+    weight += row.to(tl.int64)[:, None] * COLUMNS
+    ws = ()
+    for first in tl.static_range(0, COLUMNS, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        mask = here[:, None] & (column < COLUMNS)[None, :]
+        if COLUMNS % BLOCK == 0:
+            mask = here[:, None]
+        w = tl.load(weight + column[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+        ws = ws + (w,)
+    wait(DEPENDENT)
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    squares = tl.zeros([BLOCK], tl.float32)
+    for i in tl.static_range(0, (COLUMNS + BLOCK - 1) // BLOCK):
+        column = i * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(x + column, mask=column < COLUMNS, other=0.0).to(tl.float32)
+        if norm is not None:
+            squares += value * value
+            value *= tl.load(norm + column, mask=column < COLUMNS, other=0.0).to(tl.float32)
+        total += ws[i].to(tl.float32) * value[None, :]
+    result = tl.sum(total, 1)
+    if norm is not None:
+        result *= 1 / tl.sqrt(tl.sum(squares, 0) / COLUMNS + eps)
+    return result[None, :]
+
+
+@triton.jit
+def with_bias(y, bias, row, rows):
     if bias is not None:
-        total += tl.load(bias + channel, mask=here, other=0.0).to(tl.float32)
+        y += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[None, :]
+    return y
+
+
+@triton.jit
+def window(stream, channel, here, weight, bias, old, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
+    """The inputs that the convolution holds, its taps and its bias: what is there before its next input is."""
+    befores, taps = (), ()
+    for j in tl.static_range(TAPS):
+        taps = taps + (
+            tl.load(weight + channel * TAPS + j, mask=channel < CHANNELS, other=0.0).to(tl.float32),
+        )
+        if j < TAPS - 1:
+            at = stream * ((TAPS - 1) * CHANNELS) + j * CHANNELS + channel
+            befores = befores + (tl.load(old + at, mask=here, other=0.0).to(tl.float32),)
+    total = tl.zeros(channel.shape, tl.float32)
+    if bias is not None:
+        total += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
+    return befores, taps, total
+
+
+@triton.jit
+def convolve(x, held, stream, channel, here, new, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
+    """silu of the convolution's next output, where x (rounded as it is stored) comes in and the oldest goes out."""
+    befores, taps, total = held
+    x = x.to(new.dtype.element_ty).to(tl.float32)
+    new += stream * ((TAPS - 1) * CHANNELS) + channel
     for j in tl.static_range(TAPS - 1):
-        before = tl.load(old + j * CHANNELS + channel, mask=here, other=0.0).to(tl.float32)
-        total += before * tl.load(at + j, mask=here, other=0.0).to(tl.float32)
+        total += befores[j] * taps[j]
         if j > 0:
-            tl.store(new + (j - 1) * CHANNELS + channel, before, mask=here)
+            tl.store(new + (j - 1) * CHANNELS, befores[j], mask=here)
     if TAPS > 1:
-        tl.store(new + (TAPS - 2) * CHANNELS + channel, x, mask=here)
+        tl.store(new + (TAPS - 2) * CHANNELS, x, mask=here)
+    total += x * taps[TAPS - 1]
     return total * sigmoid(total)
 
 
 @triton.jit
 def project_kernel(
     x, norm, weight, bias, residual, out, rows, eps,
-    COLUMNS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """out = weight x + bias, or residual = residual + weight x + bias where there is a residual: x (b COLUMNS)."""
-    batch = tl.program_id(1).to(tl.int64)
+    """One stream: out = weight x + bias, or that added to residual, where there is one."""
+    begin(DEPENDENT)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    here = row < rows
-    y = products(x + batch * COLUMNS, norm, weight, row, here, eps, COLUMNS, ROWS, BLOCK)
-    if bias is not None:
-        y += tl.load(bias + row, mask=here, other=0.0).to(tl.float32)
-    at = batch * rows + row
+    y = products(x, norm, weight, row, rows, eps, COLUMNS, ROWS, BLOCK, DEPENDENT)
+    y = with_bias(y, bias, row, rows)
+    here, at = (row < rows)[None, :], row[None, :]
     if residual is not None:
         tl.store(residual + at, y + tl.load(residual + at, mask=here, other=0.0), mask=here)
     else:
@@ -88,97 +140,166 @@ def project_kernel(
 
 
 @triton.jit
-def enter_kernel(
-    residual, norm, weight, bias, conv_weight, conv_bias, old, new, x, z, eps,
-    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def part_kernel(
+    x, weight, out, rows, streams,
+    COLUMNS: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    STREAMS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """x, z = in_proj(rms_norm(residual)); x = silu(short_convolution(x)): a program has rows of x or of z alone."""
-    batch = tl.program_id(1).to(tl.int64)
+    """Several streams, few rows: out (parts b rows) = weight x over SPAN columns a part."""
+    begin(DEPENDENT)
+    stream, present = streams_of(streams, STREAMS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    part = tl.program_id(2)
+    weight += row.to(tl.int64)[:, None] * COLUMNS
+    wait(DEPENDENT)
+    total = tl.zeros([STREAMS, ROWS], tl.float32)
+    for first in range(0, SPAN, BLOCK):
+        column = part * SPAN + first + tl.arange(0, BLOCK)
+        inside = (column < COLUMNS)[None, :]
+        w = tl.load(weight + column[None, :], mask=(row < rows)[:, None] & inside, other=0.0)
+        value = tl.load(x + stream * COLUMNS + column[None, :], mask=present & inside, other=0.0)
+        total = tl.dot(value, tl.trans(w), total, input_precision="ieee")
+    at = (part.to(tl.int64) * streams + stream) * rows + row[None, :]
+    tl.store(out + at, total, mask=present & (row < rows)[None, :])
+
+
+@triton.jit
+def enter_kernel(
+    u, norm, weight, bias, conv_weight, conv_bias, old, new, x, z, eps,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """One stream: x, z = in_proj(rms_norm(u)); x = silu(short_convolution(x)). A program has rows of x or of z."""
+    begin(DEPENDENT)
     blocks: tl.constexpr = (CHANNELS + ROWS - 1) // ROWS
     gate = tl.program_id(0) >= blocks
     channel = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
-    here = channel < CHANNELS
-    row = channel + tl.where(gate, CHANNELS, 0)
-    y = products(residual + batch * COLUMNS, norm, weight, row, here, eps, COLUMNS, ROWS, BLOCK)
-    if bias is not None:
-        y += tl.load(bias + row, mask=here, other=0.0).to(tl.float32)
-    if gate:
-        tl.store(z + batch * CHANNELS + channel, y, mask=here)
-    else:
-        past = batch * (TAPS - 1) * CHANNELS
-        y = convolve(
-            y, channel, here, conv_weight, conv_bias, old + past, new + past, CHANNELS, TAPS
-        )
-        tl.store(x + batch * CHANNELS + channel, y, mask=here)
+    first = tl.where(gate, CHANNELS, 0)
+    row, rows = channel + first, CHANNELS + first
+    at = channel[None, :]
+    here = (at < CHANNELS) & (gate == 0)
+    held = window(0, at, here, conv_weight, conv_bias, old, CHANNELS, TAPS)
+    y = products(u, norm, weight, row, rows, eps, COLUMNS, ROWS, BLOCK, DEPENDENT)
+    y = with_bias(y, bias, row, rows)
+    tl.store(z + at, y, mask=(at < CHANNELS) & gate)
+    tl.store(x + at, convolve(y, held, 0, at, here, new, CHANNELS, TAPS), mask=here)
 
 
 @triton.jit
 def convolve_kernel(
-    xz, conv_weight, conv_bias, old, new, x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
+    xz, conv_weight, conv_bias, old, new, x, streams,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, STREAMS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """The convolution alone, behind a product that is a library's: xz (b 2 CHANNELS)."""
-    batch = tl.program_id(1).to(tl.int64)
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    here = channel < CHANNELS
-    y = tl.load(xz + batch * 2 * CHANNELS + channel, mask=here, other=0.0).to(tl.float32)
-    past = batch * (TAPS - 1) * CHANNELS
-    y = convolve(y, channel, here, conv_weight, conv_bias, old + past, new + past, CHANNELS, TAPS)
-    tl.store(x + batch * CHANNELS + channel, y, mask=here)
+    """Several streams: the convolution behind a product that is a library's, xz (b 2 CHANNELS)."""
+    begin(DEPENDENT)
+    stream, present = streams_of(streams, STREAMS)
+    channel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    here = present & (channel < CHANNELS)
+    held = window(stream, channel, here, conv_weight, conv_bias, old, CHANNELS, TAPS)
+    wait(DEPENDENT)
+    y = tl.load(xz + stream * (2 * CHANNELS) + channel, mask=here, other=0.0).to(tl.float32)
+    y = convolve(y, held, stream, channel, here, new, CHANNELS, TAPS)
+    tl.store(x + stream * CHANNELS + channel, y, mask=here)
+
+
+@triton.jit
+def summed(at, number, numbers, present, part, PARTS: tl.constexpr):
+    """Some numbers of each stream, added up over PARTS that lie `part` apart, in their order."""
+    mask = present & (number < numbers)
+    total = tl.load(at + number, mask=mask, other=0.0)
+    for _ in tl.static_range(PARTS - 1):
+        at += part
+        total += tl.load(at + number, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit
+def step_kernel(
+    projected, dt_weight, dt, streams,
+    CHANNELS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
+    ROWS: tl.constexpr, R: tl.constexpr, STREAMS: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Several streams: dt (b CHANNELS) = dt_proj of what PARTS of projected add up to, R columns at a time."""
+    begin(DEPENDENT)
+    stream, present = streams_of(streams, STREAMS)
+    channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    size: tl.constexpr = RANK + 2 * N
+    wait(DEPENDENT)
+    total = tl.zeros([STREAMS, ROWS], tl.float32)
+    for first in tl.static_range(0, RANK, R):
+        rank = first + tl.arange(0, R)
+        mask = (channel < CHANNELS)[:, None] & (rank < RANK)[None, :]
+        w = tl.load(dt_weight + channel[:, None] * RANK + rank[None, :], mask=mask, other=0.0)
+        low = summed(projected + stream * size, rank[None, :], RANK, present, streams * size, PARTS)
+        total = tl.dot(low.to(w.dtype), tl.trans(w), total, input_precision="ieee")
+    tl.store(
+        dt + stream * CHANNELS + channel[None, :],
+        total,
+        mask=present & (channel < CHANNELS)[None, :],
+    )
 
 
 @triton.jit
 def scan_kernel(
-    x, z, projected, dt, dt_weight, dt_bias, A_log, D, old, new, y, z_batch,
-    CHANNELS: tl.constexpr, STATES: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
-    N: tl.constexpr, R: tl.constexpr,
+    x, z, projected, dt, dt_weight, dt_bias, A_log, D, old, new, y, streams, z_stream,
+    CHANNELS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
+    BLOCK: tl.constexpr, STATES: tl.constexpr, R: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """One step of the selective scan and its gate; dt from its projection here where `dt` is not given.
+    """softplus(dt), one step of the selective scan, and its gate; dt is projected here where it is not given.
 
-    projected (b RANK+2STATES) holds dt before its projection, B and C. N and R are powers of two that hold them.
+    projected (PARTS b RANK+2N) adds up to dt before its projection, B and C. STATES and R are powers of two that hold
+    N and RANK.
     """
-    batch = tl.program_id(1).to(tl.int64)
+    begin(DEPENDENT)
+    stream = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    here = channel < CHANNELS
-    projected += batch * (RANK + 2 * STATES)
+    inside = channel < CHANNELS
+    n, rank = tl.arange(0, STATES), tl.arange(0, R)
+    here = inside[:, None] & (n < N)[None, :]
+    at = channel[:, None] * N + n[None, :]
+    A = -LOG2E * tl.exp2(LOG2E * tl.load(A_log + at, mask=here, other=0.0).to(tl.float32))
+    bias = tl.load(dt_bias + channel, mask=inside, other=0.0).to(tl.float32)
+    skip = tl.load(D + channel, mask=inside, other=0.0).to(tl.float32)
+    at += stream * CHANNELS * N
+    h = tl.load(old + at, mask=here, other=0.0)
     if dt is None:
-        rank = tl.arange(0, R)
-        w = tl.load(
-            dt_weight + channel[:, None] * RANK + rank[None, :],
-            mask=here[:, None] & (rank < RANK)[None, :], other=0.0,
-        )  # fmt: skip
-        low = tl.load(projected + rank, mask=rank < RANK, other=0.0).to(tl.float32)
-        step = tl.sum(w.to(tl.float32) * low[None, :], 1).to(y.dtype.element_ty).to(tl.float32)
+        mask = inside[:, None] & (rank < RANK)[None, :]
+        w = tl.load(dt_weight + channel[:, None] * RANK + rank[None, :], mask=mask, other=0.0)
+    wait(DEPENDENT)
+    size: tl.constexpr = RANK + 2 * N
+    projected += stream * size
+    each = stream * CHANNELS + channel
+    if dt is None:
+        low = summed(projected, rank, RANK, True, streams * size, PARTS)
+        step = tl.sum(w.to(tl.float32) * low[None, :], 1)
     else:
-        step = tl.load(dt + batch * CHANNELS + channel, mask=here, other=0.0).to(tl.float32)
-    step = softplus(step + tl.load(dt_bias + channel, mask=here, other=0.0).to(tl.float32))
-    u = tl.load(x + batch * CHANNELS + channel, mask=here, other=0.0).to(tl.float32)
-    gate = tl.load(z + batch * z_batch + channel, mask=here, other=0.0).to(tl.float32)
-    n = tl.arange(0, N)
-    B = tl.load(projected + RANK + n, mask=n < STATES, other=0.0).to(tl.float32)
-    C = tl.load(projected + RANK + STATES + n, mask=n < STATES, other=0.0).to(tl.float32)
-    inside = here[:, None] & (n < STATES)[None, :]
-    at = channel[:, None] * STATES + n[None, :]
-    A = -tl.exp2(LOG2E * tl.load(A_log + at, mask=inside, other=0.0).to(tl.float32))
-    at += batch * CHANNELS * STATES
-    h = tl.load(old + at, mask=inside, other=0.0)
-    h = tl.exp2(LOG2E * step[:, None] * A) * h + (step * u)[:, None] * B[None, :]
-    tl.store(new + at, h, mask=inside)
-    out = tl.sum(h * C[None, :], 1) + u * tl.load(D + channel, mask=here, other=0.0).to(tl.float32)
-    tl.store(y + batch * CHANNELS + channel, out * gate * sigmoid(gate), mask=here)
+        step = tl.load(dt + each, mask=inside, other=0.0)
+    step = softplus(step + bias)
+    B = summed(projected + RANK, n, N, True, streams * size, PARTS)
+    C = summed(projected + RANK + N, n, N, True, streams * size, PARTS)
+    u = tl.load(x + each, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(z + stream * z_stream + channel, mask=inside, other=0.0).to(tl.float32)
+    h = tl.exp2(step[:, None] * A) * h + (step * u)[:, None] * B[None, :]
+    tl.store(new + at, h, mask=here)
+    out = tl.sum(h * C[None, :], 1) + u * skip
+    tl.store(y + each, out * gate * sigmoid(gate), mask=inside)
 
 
 @triton.jit
-def norm_kernel(residual, added, norm, out, eps, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """residual = residual + added, where something is; out = rms_norm(residual) in out's type. A program has a row."""
-    start = tl.program_id(0).to(tl.int64) * COLUMNS
+def norm_kernel(
+    residual, added, norm, out, eps,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """residual += added, where something is; out = rms_norm(residual). A program has a row."""
+    begin(DEPENDENT)
+    stream = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < COLUMNS
-    x = tl.load(residual + start + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
+    wait(DEPENDENT)
+    x = tl.load(residual + stream * COLUMNS + column, mask=inside, other=0.0)
     if added is not None:
-        x += tl.load(added + start + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(residual + start + column, x, mask=inside)
-    scale = 1 / tl.sqrt(tl.sum(x * x, 0) / COLUMNS + eps)
-    x = x * scale * tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + start + column, x, mask=inside)
+        x += tl.load(added + stream * COLUMNS + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(residual + stream * COLUMNS + column, x, mask=inside)
+    x *= 1 / tl.sqrt(tl.sum(x * x, 0) / COLUMNS + eps)
+    tl.store(out + stream * COLUMNS + column, x * scale, mask=inside)
