@@ -21,6 +21,7 @@ PAGES = ("lesson.md",)
 FIGURES = (
     *("one_system", "discretisation", "convolution"),
     *("basis", "memory", "eigenvectors", "kernels"),
+    *("attention", "tree", "kept", "selection"),
 )
 
 
@@ -68,7 +69,7 @@ def test_snippets_run_from_top_to_bottom(page: str) -> None:
     for block in blocks(page, "python"):
         exec(compile(block, str(DOCS / page), "exec"), namespace)
         ran += 1
-    assert ran >= 15
+    assert ran >= 30
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -228,3 +229,46 @@ def test_a_step_size_stretches_the_kernel(figures: dict[str, Any]) -> None:
     assert (stretched[:400] - coarse[:400])[2:].abs().max() < 0.05 * slow.abs().max()
     hum = data["s4d"][2] - data["s4"][2]
     assert hum.unfold(0, 100, 100).mean(1).abs().max() < 0.2 * hum.abs().max()
+
+
+def test_both_trees_end_in_the_recurrence(figures: dict[str, Any]) -> None:
+    data = figures["tree"].data()
+    a = torch.tensor([float(a) for a, _ in data["tree"].pairs[0]])
+    for name, rounds, additions in (("tree", 5, 11), ("doubling", 3, 17)):
+        each = data[name]
+        assert len(each.added) == rounds
+        assert sum(len(added) for added in each.added) == additions
+        products, h = zip(*each.pairs[-1], strict=True)
+        assert torch.equal(torch.tensor([float(x) for x in h]), data["h"])
+        assert torch.equal(torch.tensor([float(x) for x in products]), a.cumprod(0))
+
+
+def test_the_operator_keeps_one_state_in_32(figures: dict[str, Any]) -> None:
+    data = figures["kept"].data()
+    for states, reference, operator in zip(
+        data["states"], data["reference"], data["operator"], strict=True
+    ):
+        assert operator == states / 32
+        assert reference > 2 * states
+
+
+def test_s4_weighs_by_age_and_a_mamba_by_content(figures: dict[str, Any]) -> None:
+    data = figures["attention"].data()
+    s4, mamba = (torch.from_numpy(data[layer]) for layer in ("s4", "mamba"))
+    for k in range(31):
+        one_age = s4.diagonal(-k)
+        assert torch.allclose(one_age, one_age[0])
+    marked = int(mamba[-1].argmax())
+    others = torch.cat([mamba[-1, :marked], mamba[-1, marked + 1 : -1]])
+    assert mamba[-1, marked] > 10 * others.max()
+    assert (mamba[marked:, marked] == mamba[marked:].nan_to_num().amax(1)).double().mean() > 0.8
+
+
+def test_a_trained_mamba_moves_at_the_letter_behind_the_mark(figures: dict[str, Any]) -> None:
+    data = figures["selection"].data()
+    text = sys.modules["figures.selection"].TEXT
+    marked = text.index(">") + 1
+    assert data["steps"].argmax() == data["shares"].argmax() == marked
+    assert data["shares"][marked] > 0.5
+    assert data["shares"].sum() == pytest.approx(1)
+    assert text in read("lesson.md")
