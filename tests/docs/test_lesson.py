@@ -1,8 +1,10 @@
 """The lesson is true: its snippets run, its figures show what it says, its names and links lead somewhere."""
 
 import importlib
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,7 @@ import adder
 from adder.cli.main import app
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("lesson.md",)
+PAGES = {"lesson.md": 60, "lesson.zh.md": 25}  # and the fewest characters that describe a figure
 FIGURES = (
     *("one_system", "discretisation", "convolution"),
     *("basis", "memory", "eigenvectors", "kernels"),
@@ -60,6 +62,25 @@ def blocks(page: str, language: str) -> Iterator[str]:
 def slug(heading: str) -> str:
     """The anchor that GitHub gives to a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def code(page: str) -> Iterator[list[str]]:
+    """The tokens of each snippet, without what a translation may change: comments and docstrings."""
+    for block in blocks(page, "python"):
+        yield [
+            token.string
+            for token in tokenize.generate_tokens(io.StringIO(block).readline)
+            if token.type not in (tokenize.COMMENT, tokenize.NL)
+            and not token.string.startswith('"""')
+        ]
+    for block in blocks(page, "sh"):
+        yield [line.partition("#")[0].strip() for line in block.strip().split("\n")]
+
+
+def test_the_pages_differ_in_words_not_in_code() -> None:
+    english, chinese = (list(code(page)) for page in PAGES)
+    assert len(english) >= 30
+    assert chinese == english
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -117,7 +138,8 @@ def test_commands_have_the_options_they_are_given(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_shows_every_figure_once(page: str, figures: dict[str, Any]) -> None:
-    shown = re.findall(r"^!\[[^\]]{60,}\]\(figures/(\w+)\.png\)$", read(page), re.MULTILINE)
+    figure = rf"^!\[[^\]]{{{PAGES[page]},}}\]\(figures/(\w+)\.png\)$"
+    shown = re.findall(figure, read(page), re.MULTILINE)
     assert shown == list(FIGURES)
     assert sorted(shown) == sorted(figures)
     assert sorted(shown) == sorted(path.stem for path in (DOCS / "figures").glob("*.png"))
