@@ -1,0 +1,91 @@
+"""The Triton kernels of the short convolution: which calls they serve, and how the tensors reach them."""
+
+import torch
+import triton
+from torch import Tensor
+
+from adder.ops.native import side_by_side
+from adder.ops.short_convolution.gpu_kernels import backward_kernel, forward_kernel
+
+STORAGE = (torch.float32, torch.bfloat16, torch.float16)
+TAPS = 8  # at most: a row of each is in registers
+BYTES = 16  # that a lane loads at once
+ENOUGH = 2048  # warps that fill the chip
+ROWS = 4  # steps whose rows are asked for together
+LONGEST, SHORTEST = 128, 32  # steps of a segment, about
+
+
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """The kernels serve float32, bfloat16 and float16, up to 8 taps."""
+    return x.dtype in STORAGE and weight.shape[1] <= TAPS
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    state: Tensor | None,
+    seq_idx: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the last inputs: weight (d k) and bias in float32, state in x's type."""
+    (b, length, d), k = x.shape, weight.shape[1]
+    x = side_by_side(x)
+    y, last = _empty(x, b, length, d), _empty(x, b, k - 1, d)
+    layout = _layout(x)
+    steps = _steps(b, length, d)
+    segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
+    forward_kernel[(b * segments * blocks,)](
+        x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), y, last,
+        *x.stride()[:2], length, d, segments, steps, blocks,
+        SILU=activation == "silu", K=k, ROWS=ROWS, **layout,
+    )  # fmt: skip
+    return y, last
+
+
+def backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    state: Tensor | None,
+    seq_idx: Tensor | None,
+    dy: Tensor,
+    dlast: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight, bias and state."""
+    (b, length, d), k = x.shape, weight.shape[1]
+    x, dy = side_by_side(x), side_by_side(dy)
+    dx, dstate = _empty(x, b, length, d), _empty(x, b, k - 1, d)
+    layout = _layout(x)
+    steps = _steps(b, length, d) + k - 1  # the first k - 1 have a block of their own
+    segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
+    parts = torch.empty((b * segments, k + 1, d), dtype=torch.float32, device=x.device)
+    backward_kernel[(b * segments * blocks,)](
+        x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), dy, dlast.contiguous(),
+        dx, dstate, parts, *x.stride()[:2], *dy.stride()[:2], length, d, segments, steps, blocks,
+        SILU=activation == "silu", K=k, ROWS=ROWS, **layout,
+    )  # fmt: skip
+    summed = parts.sum(0)
+    return dx, summed[:k].t().contiguous(), summed[k].clone(), dstate
+
+
+def _layout(x: Tensor) -> dict[str, int]:
+    """Channels and warps of a program: as many warps, up to four, as leave no lane idle."""
+    d, each = x.shape[2], 32 * BYTES // x.element_size()
+    warps = next(warps for warps in (4, 2, 1) if d % (warps * each) == 0 or warps == 1)
+    return {"CHANNELS": warps * each, "num_warps": warps}
+
+
+def _steps(b: int, length: int, d: int) -> int:
+    """Steps of a segment, a multiple of ROWS: many, as each reads the inputs before it again, but not too many."""
+    steps = b * length * triton.cdiv(d, 256) // ENOUGH // ROWS * ROWS
+    return max(SHORTEST, min(steps, LONGEST))
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
+def _packed(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
