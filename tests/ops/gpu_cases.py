@@ -45,9 +45,7 @@ def hold(cases: Iterable[Case]) -> None:
     """Hold every case (name, function, reference, inputs) against its reference; print each before it starts."""
     for name, function, reference, inputs in cases:
         print(name, flush=True)
-        assert_as_good_as_reference(
-            partial(on_device, function), reference, inputs, factor=FACTOR
-        )
+        assert_as_good_as_reference(partial(on_device, function), reference, inputs, factor=FACTOR)
 
 
 def the_same_bits(function: Callable[..., Any], inputs: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """The Triton kernels of the short convolution: which calls they serve, and how the tensors reach them."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 from torch import Tensor
@@ -9,10 +11,26 @@ from adder.ops.short_convolution.gpu_kernels import backward_kernel, forward_ker
 
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = 8  # at most: a row of each is in registers
-BYTES = 16  # that a lane loads at once
 ENOUGH = 2048  # warps that fill the chip
-ROWS = 4  # steps whose rows are asked for together
 LONGEST, SHORTEST = 128, 32  # steps of a segment, about
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many bytes a lane loads at once, and of how many steps together: rows in flight, against registers."""
+
+    bytes: int
+    rows: int
+
+    def of(self, x: Tensor) -> dict[str, int]:
+        """What a kernel is compiled with: as many warps in a program, up to four, as leave no lane idle."""
+        d, each = x.shape[2], 32 * self.bytes // x.element_size()
+        warps = next(warps for warps in (4, 2, 1) if d % (warps * each) == 0 or warps == 1)
+        return {"CHANNELS": warps * each, "num_warps": warps, "ROWS": self.rows}
+
+
+FORWARD = Layout(bytes=16, rows=4)
+BACKWARD = Layout(bytes=8, rows=8)  # with 16 bytes it takes 240 registers: too few warps fit
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -32,13 +50,12 @@ def forward(
     (b, length, d), k = x.shape, weight.shape[1]
     x = side_by_side(x)
     y, last = _empty(x, b, length, d), _empty(x, b, k - 1, d)
-    layout = _layout(x)
-    steps = _steps(b, length, d)
+    layout, steps = FORWARD.of(x), _steps(b, length, d)
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
     forward_kernel[(b * segments * blocks,)](
         x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), y, last,
         *x.stride()[:2], length, d, segments, steps, blocks,
-        SILU=activation == "silu", K=k, ROWS=ROWS, **layout,
+        SILU=activation == "silu", K=k, **layout,
     )  # fmt: skip
     return y, last
 
@@ -57,29 +74,22 @@ def backward(
     (b, length, d), k = x.shape, weight.shape[1]
     x, dy = side_by_side(x), side_by_side(dy)
     dx, dstate = _empty(x, b, length, d), _empty(x, b, k - 1, d)
-    layout = _layout(x)
-    steps = _steps(b, length, d) + k - 1  # the first k - 1 have a block of their own
+    layout = BACKWARD.of(x)
+    steps = _steps(b, length, d) + k - 1  # the first k - 1 are a block of their own
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
     parts = torch.empty((b * segments, k + 1, d), dtype=torch.float32, device=x.device)
     backward_kernel[(b * segments * blocks,)](
         x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), dy, dlast.contiguous(),
         dx, dstate, parts, *x.stride()[:2], *dy.stride()[:2], length, d, segments, steps, blocks,
-        SILU=activation == "silu", K=k, ROWS=ROWS, **layout,
+        SILU=activation == "silu", K=k, **layout,
     )  # fmt: skip
     summed = parts.sum(0)
     return dx, summed[:k].t().contiguous(), summed[k].clone(), dstate
 
 
-def _layout(x: Tensor) -> dict[str, int]:
-    """Channels and warps of a program: as many warps, up to four, as leave no lane idle."""
-    d, each = x.shape[2], 32 * BYTES // x.element_size()
-    warps = next(warps for warps in (4, 2, 1) if d % (warps * each) == 0 or warps == 1)
-    return {"CHANNELS": warps * each, "num_warps": warps}
-
-
 def _steps(b: int, length: int, d: int) -> int:
-    """Steps of a segment, a multiple of ROWS: many, as each reads the inputs before it again, but not too many."""
-    steps = b * length * triton.cdiv(d, 256) // ENOUGH // ROWS * ROWS
+    """Steps of a segment: many, as the inputs before it are read again, but not so many that the chip is not full."""
+    steps = b * length * triton.cdiv(d, 256) // ENOUGH // 8 * 8
     return max(SHORTEST, min(steps, LONGEST))
 
 

@@ -30,9 +30,9 @@ def load_taps(weight, d, channel, here, K: tl.constexpr):
 
 @triton.jit
 def load_bias(bias, channel, here):
-    """0 for None."""
+    """Zeros for None."""
     if bias is None:
-        return 0.0
+        return tl.zeros(here.shape, tl.float32)
     else:
         return tl.load(bias + channel, mask=here, other=0.0)
 
@@ -82,10 +82,7 @@ def pushed(window, row):
     """The window one step later."""
     rows = ()
     for j in tl.static_range(len(window)):
-        if j == 0:
-            rows = rows + (row,)
-        else:
-            rows = rows + (window[j - 1],)
+        rows = rows + (row if j == 0 else window[j - 1],)
     return rows
 
 
@@ -117,10 +114,10 @@ def load_rows(x, x_l, t, length, here, ROWS: tl.constexpr, WHOLE: tl.constexpr):
 @triton.jit
 def combined(row, window, taps, bias, K: tl.constexpr):
     """p = bias + sum_j weight[:, k-1-j] x[t-j]"""
-    p = taps[K - 1] * row
+    p = tl.fma(taps[K - 1], row, bias)
     for j in tl.static_range(1, K):
-        p += taps[K - 1 - j] * window[j - 1]
-    return p + bias
+        p = tl.fma(taps[K - 1 - j], window[j - 1], p)
+    return p
 
 
 @triton.jit
@@ -171,9 +168,7 @@ def forward_kernel(
         )
         t += ROWS
     if count % ROWS != 0:
-        forward_rows(
-            window, x, x_l, y, seq_idx, taps, b, t, length, d, here, SILU, K, ROWS, False
-        )
+        forward_rows(window, x, x_l, y, seq_idx, taps, b, t, length, d, here, SILU, K, ROWS, False)
     if segment == segments - 1:
         for i in tl.static_range(K - 1):
             at = (length - (K - 1) + i).to(tl.int64)
