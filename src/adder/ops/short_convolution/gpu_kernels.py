@@ -171,7 +171,7 @@ def forward_kernel(
         forward_rows(window, x, x_l, y, seq_idx, taps, b, t, length, d, here, SILU, K, ROWS, False)
     if segment == segments - 1:
         for i in tl.static_range(K - 1):
-            at = (length - (K - 1) + i).to(tl.int64)
+            at = tl.cast(length, tl.int64) - (K - 1) + i
             row = input_row(x, x_l, state, at, d, here & of_last(seq_idx, at, length), K)
             tl.store(last + i * d, row.to(last.dtype.element_ty), mask=here)
 
