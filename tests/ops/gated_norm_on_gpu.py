@@ -35,7 +35,7 @@ def root_mean_square(name: str, inputs: dict[str, Any]) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Tiles have 1024 numbers or more; gpu.PROGRAMS is small in the interpreter, so a program has many rows."""
+    """Tiles have 1024 numbers or more; gpu.WARPS is small in the interpreter, so a program has many rows."""
     for shape in [(5,), (3, 17), (2, 33, 31), (2, 3, 2, 63), (3, 7, 1025)]:
         yield root_mean_square(f"{shape}", draw(*shape))
         for before in (False, True):
@@ -82,7 +82,7 @@ def main(share: int = 0, shares: int = 1) -> None:
     """Try every case, or one share of them, as many processes compile faster."""
     interpret("gated_norm", gpu.forward, gpu.backward)
     if INTERPRETED:
-        gpu.PROGRAMS = 4
+        gpu.WARPS = 8
     hold(islice(cases(), share, None, shares))
     print("leaks", flush=True)
     rows_are_alone()

@@ -24,7 +24,7 @@ for channels in (4096, 1536):
     for gate in ({}, {"z": None, "dz": None}):
         for kernel in (gpu_kernels.forward_kernel, gpu_kernels.backward_kernel):
             every = types | {name: "i32" for name in kernel.arg_names if name not in types}
-            constants = {"BEFORE": False, **gate, **gpu._layout(channels)}
+            constants = {"BEFORE": False, "FLAT": True, **gate, **gpu._layout(channels)}
             found[f"{kernel.__name__} {channels} {gate}"] = resources(kernel, every, constants)
 print(json.dumps(found))
 """

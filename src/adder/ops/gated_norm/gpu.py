@@ -15,7 +15,7 @@ NARROWEST, WIDEST = (
 ROWS = 1 << 30  # at most: they are counted in 32 bits
 TILE = 1024  # numbers of a program, about, where a group is narrower
 EACH = 8  # numbers of a lane
-PROGRAMS = 1056  # of the backward pass at most: eight for each multiprocessor of an H100 or H200
+WARPS = 4224  # of the backward pass: 32 for each multiprocessor of an H100 or H200
 
 
 def serves(y: Tensor, group_size: int) -> bool:
@@ -44,7 +44,7 @@ def forward(
     layout = _layout(group_size)
     forward_kernel[(triton.cdiv(b * length, layout["ROWS"]) * (d // group_size),)](
         y, z, weight.contiguous(), out, *_strides(y, z), b * length, length, d, group_size,
-        d // group_size, eps, BEFORE=norm_before_gate, **layout,
+        d // group_size, eps, BEFORE=norm_before_gate, FLAT=_flat(y, z), **layout,
     )  # fmt: skip
     return out
 
@@ -65,12 +65,12 @@ def backward(
     dy, dz = (torch.empty((b, length, d), dtype=y.dtype, device=y.device) for _ in range(2))
     layout = _layout(group_size)
     tiles = triton.cdiv(b * length, layout["ROWS"])
-    programs = max(1, min(tiles, PROGRAMS // groups))  # for each group
+    programs = max(1, min(tiles, WARPS // layout["num_warps"] // groups))  # for each group
     parts = torch.empty((programs, d), dtype=torch.float32, device=y.device)
     backward_kernel[(programs * groups,)](
         y, z, weight.contiguous(), dout, dy, None if z is None else dz, parts, *_strides(y, z, dout),
         b * length, length, d, group_size, groups, programs, triton.cdiv(tiles, programs), eps,
-        BEFORE=norm_before_gate, **layout,
+        BEFORE=norm_before_gate, FLAT=_flat(y, z, dout), **layout,
     )  # fmt: skip
     return dy, dz if z is not None else dz.new_empty(0), parts.sum(0)
 
@@ -81,6 +81,11 @@ def _layout(group_size: int) -> dict[str, int]:
     rows = max(1, TILE // block)
     warps = max(1, min(16, rows * block // (32 * EACH)))
     return {"ROWS": rows, "BLOCK": block, "num_warps": warps}
+
+
+def _flat(*tensors: Tensor | None) -> bool:
+    """Whether (b l d) could be one axis of rows in each tensor."""
+    return all(x is None or x.stride(0) == x.shape[1] * x.stride(1) for x in tensors)
 
 
 def _strides(*tensors: Tensor | None) -> tuple[int, ...]:

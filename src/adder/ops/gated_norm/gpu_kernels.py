@@ -12,21 +12,20 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def place(x, x_b, x_l, row, length, channel):
-    """Where the rows of a tile are: row = batch length + step."""
-    at = (row // length).to(tl.int64) * x_b + (row % length).to(tl.int64) * x_l
-    return x + at[:, None] + channel[None, :]
+def load_tile(x, x_b, x_l, row, rows, length, channel, inside, FLAT: tl.constexpr):
+    """A tile as it is stored: row = batch length + step. FLAT: the stride of rows is the same across batches."""
+    batch = 0 if FLAT else row // length
+    at = batch * tl.cast(x_b, tl.int64) + (row - batch * length) * tl.cast(x_l, tl.int64)
+    here = (row < rows)[:, None] & inside[None, :]
+    return tl.load(x + at[:, None] + channel[None, :], mask=here, other=0.0)
 
 
 @triton.jit
-def place_of_results(x, row, d, channel):
-    """The same in a contiguous tensor."""
-    return x + row.to(tl.int64)[:, None] * d + channel[None, :]
-
-
-@triton.jit
-def load(x, here):
-    return tl.load(x, mask=here, other=0.0).to(tl.float32)
+def store_tile(x, value, row, rows, d, channel, inside):
+    """To a contiguous tensor."""
+    here = (row < rows)[:, None] & inside[None, :]
+    at = row.to(tl.int64)[:, None] * d + channel[None, :]
+    tl.store(x + at, value.to(x.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -37,17 +36,16 @@ def sigmoid(x):
 @triton.jit
 def forward_kernel(
     y, z, weight, out, y_b, y_l, z_b, z_l, rows, length, d, size, groups, eps,
-    BEFORE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    BEFORE: tl.constexpr, FLAT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """N(y silu(z)) weight, or with BEFORE N(y) weight silu(z), or without z N(y) weight."""
     i = tl.arange(0, BLOCK)
-    channel = tl.program_id(0) % groups * size + i
+    inside, channel = i < size, tl.program_id(0) % groups * size + i
     row = tl.program_id(0) // groups * ROWS + tl.arange(0, ROWS)
-    here = (row < rows)[:, None] & (i < size)[None, :]
-    v = load(place(y, y_b, y_l, row, length, channel), here)
-    w = tl.load(weight + channel, mask=i < size, other=0.0)[None, :]
+    v = load_tile(y, y_b, y_l, row, rows, length, channel, inside, FLAT).to(tl.float32)
+    w = tl.load(weight + channel, mask=inside, other=0.0)[None, :]
     if z is not None:
-        gate = load(place(z, z_b, z_l, row, length, channel), here)
+        gate = load_tile(z, z_b, z_l, row, rows, length, channel, inside, FLAT).to(tl.float32)
         gate *= sigmoid(gate)
         if not BEFORE:
             v *= gate
@@ -56,54 +54,69 @@ def forward_kernel(
     if z is not None:
         if BEFORE:
             v *= gate
-    to = place_of_results(out, row, d, channel)
-    tl.store(to, v.to(out.dtype.element_ty), mask=here)
+    store_tile(out, v, row, rows, d, channel, inside)
+
+
+@triton.jit
+def load_tiles(
+    y, z, dout, y_b, y_l, z_b, z_l, dout_b, dout_l, row, rows, length, channel, inside, FLAT: tl.constexpr
+):  # fmt: skip
+    """y, dout and z, or without z y again, which is then not used."""
+    y_tile = load_tile(y, y_b, y_l, row, rows, length, channel, inside, FLAT)
+    dout_tile = load_tile(dout, dout_b, dout_l, row, rows, length, channel, inside, FLAT)
+    z_tile = y_tile
+    if z is not None:
+        z_tile = load_tile(z, z_b, z_l, row, rows, length, channel, inside, FLAT)
+    return y_tile, dout_tile, z_tile
 
 
 @triton.jit
 def backward_kernel(
     y, z, weight, dout, dy, dz, parts, y_b, y_l, z_b, z_l, dout_b, dout_l,
     rows, length, d, size, groups, programs, turns, eps,
-    BEFORE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    BEFORE: tl.constexpr, FLAT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """dy, dz, and what the rows of each program add to dweight: parts (programs d).
 
-    With v what is normalised, n = v r, e the gradient of n:  dv = r (e - n mean(e n)).
+    With v what is normalised, n = v r, e the gradient of n:  dv = r (e - n mean(e n)), and mean(e n) = r mean(e v).
+    The tile of the next turn is asked for before this one's sums, where all warps wait for each other.
     """
     i = tl.arange(0, BLOCK)
-    channel = tl.program_id(0) % groups * size + i
+    inside, channel = i < size, tl.program_id(0) % groups * size + i
     program = tl.program_id(0) // groups
-    w = tl.load(weight + channel, mask=i < size, other=0.0)[None, :]
+    w = tl.load(weight + channel, mask=inside, other=0.0)[None, :]
     total = tl.zeros([ROWS, BLOCK], tl.float32)
-    for turn in range(turns):
-        row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
-        here = (row < rows)[:, None] & (i < size)[None, :]
-        v = load(place(y, y_b, y_l, row, length, channel), here)
-        g = load(place(dout, dout_b, dout_l, row, length, channel), here)
+    following = program * ROWS + tl.arange(0, ROWS)
+    y_next, dout_next, z_next = load_tiles(
+        y, z, dout, y_b, y_l, z_b, z_l, dout_b, dout_l, following, rows, length, channel, inside, FLAT
+    )  # fmt: skip
+    for _ in range(turns):
+        row = following
+        v, g, raw = y_next.to(tl.float32), dout_next.to(tl.float32), z_next.to(tl.float32)
+        following = row + programs * ROWS
+        y_next, dout_next, z_next = load_tiles(
+            y, z, dout, y_b, y_l, z_b, z_l, dout_b, dout_l, following, rows, length, channel, inside, FLAT
+        )  # fmt: skip
+        scaled = g
         if z is not None:
-            first, raw = v, load(place(z, z_b, z_l, row, length, channel), here)
-            open = sigmoid(raw)
+            first, open = v, sigmoid(raw)
             gate, slope = raw * open, open * (1.0 + raw * (1.0 - open))
             if BEFORE:
                 scaled = g * gate
             else:
-                v, scaled = v * gate, g
-        else:
-            scaled = g
+                v = v * gate
         e = scaled * w
-        r = tl.rsqrt(tl.sum(v * v, 1) / size + eps)[:, None]
+        square, along = tl.split(tl.sum(tl.join(v * v, e * v), 1) / size)
+        r = tl.rsqrt(square + eps)[:, None]
         n = v * r
-        dv = r * (e - n * (tl.sum(e * n, 1) / size)[:, None])
+        dv = r * (e - n * (r * along[:, None]))
         total += scaled * n
-        to = place_of_results(dy, row, d, channel)
         if z is not None:
             if BEFORE:
                 dgate = g * n * w * slope
             else:
                 dgate = dv * first * slope
                 dv *= gate
-            to_gate = place_of_results(dz, row, d, channel)
-            tl.store(to_gate, dgate.to(dz.dtype.element_ty), mask=here)
-        tl.store(to, dv.to(dy.dtype.element_ty), mask=here)
-    to_part = parts + program.to(tl.int64) * d + channel
-    tl.store(to_part, tl.sum(total, 0), mask=i < size)
+            store_tile(dz, dgate, row, rows, d, channel, inside)
+        store_tile(dy, dv, row, rows, d, channel, inside)
+    tl.store(parts + program.to(tl.int64) * d + channel, tl.sum(total, 0), mask=inside)

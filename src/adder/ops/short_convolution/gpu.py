@@ -31,6 +31,7 @@ class Layout:
 
 FORWARD = Layout(bytes=16, rows=4)
 BACKWARD = Layout(bytes=8, rows=8)  # with 16 bytes it takes 240 registers: too few warps fit
+MANY_TAPS = Layout(bytes=4, rows=4)  # of the backward pass with more than 4
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -74,7 +75,7 @@ def backward(
     (b, length, d), k = x.shape, weight.shape[1]
     x, dy = side_by_side(x), side_by_side(dy)
     dx, dstate = _empty(x, b, length, d), _empty(x, b, k - 1, d)
-    layout = BACKWARD.of(x)
+    layout = (BACKWARD if k <= 4 else MANY_TAPS).of(x)
     steps = _steps(b, length, d) + k - 1  # the first k - 1 are a block of their own
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
     parts = torch.empty((b * segments, k + 1, d), dtype=torch.float32, device=x.device)
