@@ -21,7 +21,7 @@ Case = tuple[str, Callable[..., Any], Callable[..., Any], dict[str, Any]]
 
 
 def on_device(function: Callable[..., Any], **inputs: Any) -> Any:
-    """Call a function on the GPU where there is one: from and to the CPU, where the reference is."""
+    """Call a function on the GPU, or in the interpreter: from and to the CPU, where the reference is."""
     if not INTERPRETED:
         inputs = {
             name: each.cuda() if isinstance(each, Tensor) else each for name, each in inputs.items()
