@@ -1,0 +1,220 @@
+"""One token of each stream through a stack of Mamba blocks on a GPU: few kernels, and one CUDA graph of them all.
+
+Up to FEW streams a block is four kernels, each with what follows its matrix; for more streams the matrices are a
+library's products. The graph of a step reads one set of states and writes another, so two of them, taken in turn,
+write a text without a copy.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from adder.ops.mamba_step.checks import NAME, check_apart, check_shapes, check_states
+from adder.ops.mamba_step.gpu_kernels import (
+    convolve_kernel,
+    enter_kernel,
+    norm_kernel,
+    project_kernel,
+    scan_kernel,
+)
+from adder.ops.mamba_step.weights import BlockWeights, StackWeights, States
+
+FEW = 2  # streams, for each of which the weights are read anew (from the cache, where they are read at once)
+GRAPHS = 2  # that are kept, with the states they read and write
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class GpuMambaStack:
+    """`MambaStack` on a GPU, for blocks of Mamba with dense matrices. See `MambaStack` for the equations.
+
+    Args:
+        weights: used where they lie: a change in place is seen, one of the place is not.
+
+    Raises:
+        TypeError, ValueError: `refusal` says which weights there is no kernel for, and why.
+
+    Numbers: sums and states are float32. For up to FEW streams so is all that passes between kernels, and for more it
+    is of the parameters' type. The result of a stream does not depend on the streams beside it, if they are as many.
+    """
+
+    def __init__(self, weights: StackWeights):
+        reason = self.refusal(weights)
+        if reason is not None:
+            raise TypeError(f"{NAME}: {reason}")
+        check_shapes(weights)
+        self.weights = weights
+        self._device, self._dtype = weights.norm.device, weights.norm.dtype
+        self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
+
+    @staticmethod
+    def refusal(weights: StackWeights) -> str | None:
+        """Say why the kernels do not serve these weights; None where they do."""
+        if not weights.blocks or not all(isinstance(each, BlockWeights) for each in weights.blocks):
+            return "on a GPU there are kernels for blocks of Mamba alone"
+        if not all(isinstance(each, Tensor) for each in weights.matrices()):
+            return "on a GPU there are no kernels for quantised matrices"
+        if weights.norm.dtype not in DTYPES:
+            return f"the parameters are {weights.norm.dtype}"
+        for each in weights.tensors():
+            if each.device != weights.norm.device:
+                return f"a parameter is on {each.device}, and another on {weights.norm.device}"
+            if each.dtype != weights.norm.dtype or not each.is_contiguous():
+                return f"a parameter is {each.dtype} with strides {each.stride()}, and another {weights.norm.dtype}"
+        return None
+
+    def step(
+        self, ids: Tensor, states: States, into: States | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Read one token of each stream; arguments and results are those of `MambaStack.step`, on the GPU.
+
+        With `into`, a call whose states and `into` are those of an earlier call is one launch of a CUDA graph.
+
+        Raises:
+            ValueError: ids or a state of another shape, type or device; the message names it.
+        """
+        if (
+            ids.ndim != 1
+            or not ids.numel()
+            or ids.dtype != torch.int64
+            or ids.device != self._device
+        ):
+            raise ValueError(
+                f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on {self._device}"
+            )
+        check_states(self.weights, "states", states, ids.shape[0])
+        states = [(conv.contiguous(), ssm.contiguous()) for conv, ssm in states]
+        if into is None:
+            new = [(torch.empty_like(conv), torch.empty_like(ssm)) for conv, ssm in states]
+        else:
+            check_states(self.weights, "into", into, ids.shape[0])
+            new = list(into)
+            read, written = ([each for pair in pairs for each in pair] for pairs in (states, new))
+            check_apart(read, written)
+        if self._device.type != "cuda":  # in Triton's interpreter
+            return self._run(ids, states, new), new
+        with torch.cuda.device(self._device):
+            run = self._run if into is None else self._replay
+            return run(ids, states, new), new
+
+    def _replay(self, ids: Tensor, states: States, into: States) -> Tensor:
+        """Launch the graph of a step on this memory, made where it is new."""
+        key = tuple(each.data_ptr() for pair in (*states, *into) for each in pair)
+        graph = self._graphs.pop(key, None) or _Graph(self, ids, states, into)
+        self._graphs[key] = graph
+        if len(self._graphs) > GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph.replay(ids)
+
+    def _run(self, ids: Tensor, states: States, into: States) -> Tensor:
+        """Launch a step and return its logits."""
+        w = self.weights
+        residual = F.embedding(ids, _dense(w.embedding)).float()
+        added: Tensor | None = None
+        block_of: Callable[..., Tensor | None] = (
+            self._few_streams if len(ids) <= FEW else self._many_streams
+        )
+        for each, old, new in zip(w.blocks, states, into, strict=True):
+            assert isinstance(each, BlockWeights)
+            added = block_of(each, residual, added, old, new)
+        head = _dense(w.head)[: w.vocab_size]
+        if len(ids) <= FEW:
+            return self._project(residual, w.norm, head, None, dtype=self._dtype)
+        return F.linear(self._norm(residual, added, w.norm), head)
+
+    def _few_streams(
+        self, w: BlockWeights, residual: Tensor, added: None,  # noqa: ARG002
+        old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor],
+    ) -> None:  # fmt: skip
+        b, (m, d, _, k, _) = len(residual), w.sizes
+        x, z, y = (residual.new_empty(b, d) for _ in range(3))
+        rows, block, warps = _tile(2 * d, m)
+        enter_kernel[(2 * triton.cdiv(d, rows), b)](
+            residual, w.norm, _dense(w.in_proj), w.in_bias, w.conv_weight, w.conv_bias, old[0], new[0], x, z,
+            self.weights.eps, COLUMNS=m, CHANNELS=d, TAPS=k, ROWS=rows, BLOCK=block, num_warps=warps,
+        )  # fmt: skip
+        projected = self._project(x, None, _dense(w.x_proj), None)
+        self._scan(w, x, z, d, projected, None, old[1], new[1], y)
+        self._project(y, None, _dense(w.out_proj), w.out_bias, residual)
+
+    def _many_streams(
+        self, w: BlockWeights, residual: Tensor, added: Tensor | None,
+        old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor],
+    ) -> Tensor:  # fmt: skip
+        b, (_, d, _, k, r) = len(residual), w.sizes
+        xz = F.linear(self._norm(residual, added, w.norm), _dense(w.in_proj), w.in_bias)
+        x, y = (residual.new_empty(b, d, dtype=self._dtype) for _ in range(2))
+        convolve_kernel[(triton.cdiv(d, 256), b)](
+            xz, w.conv_weight, w.conv_bias, old[0], new[0], x, CHANNELS=d, TAPS=k, BLOCK=256, num_warps=4
+        )  # fmt: skip
+        projected = F.linear(x, _dense(w.x_proj))
+        dt = F.linear(projected[:, :r], _dense(w.dt_proj))
+        self._scan(w, x, xz[:, d:], 2 * d, projected, dt, old[1], new[1], y)
+        return F.linear(y, _dense(w.out_proj), w.out_bias)
+
+    def _scan(
+        self, w: BlockWeights, x: Tensor, z: Tensor, z_batch: int, projected: Tensor, dt: Tensor | None,
+        old: Tensor, new: Tensor, y: Tensor,
+    ) -> None:  # fmt: skip
+        _, d, n, _, r = w.sizes
+        block = 16 if dt is None else 64
+        scan_kernel[(triton.cdiv(d, block), len(x))](
+            x, z, projected, dt, _dense(w.dt_proj), w.dt_bias, w.A_log, w.D, old, new, y, z_batch,
+            CHANNELS=d, STATES=n, RANK=r, BLOCK=block, num_warps=4,
+            N=triton.next_power_of_2(n), R=triton.next_power_of_2(r),
+        )  # fmt: skip
+
+    def _project(
+        self, x: Tensor, norm: Tensor | None, weight: Tensor, bias: Tensor | None,
+        residual: Tensor | None = None, dtype: torch.dtype = torch.float32,
+    ) -> Tensor:  # fmt: skip
+        """weight x + bias, or that added to the residual."""
+        (b, columns), size = x.shape, weight.shape[0]
+        out = x.new_empty(b, size if residual is None else 0, dtype=dtype)
+        rows, block, warps = _tile(size, columns)
+        project_kernel[(triton.cdiv(size, rows), b)](
+            x, norm, weight, bias, residual, out, size, self.weights.eps,
+            COLUMNS=columns, ROWS=rows, BLOCK=block, num_warps=warps,
+        )  # fmt: skip
+        return out
+
+    def _norm(self, residual: Tensor, added: Tensor | None, norm: Tensor) -> Tensor:
+        b, m = residual.shape
+        out = residual.new_empty(b, m, dtype=self._dtype)
+        norm_kernel[(b,)](
+            residual, added, norm, out, self.weights.eps,
+            COLUMNS=m, BLOCK=triton.next_power_of_2(m), num_warps=4,
+        )  # fmt: skip
+        return out
+
+
+class _Graph:
+    """A step on fixed memory, which it keeps: ids are copied in, logits copied out."""
+
+    def __init__(self, stack: GpuMambaStack, ids: Tensor, states: States, into: States):
+        self._ids, self._held = ids.clone(), (states, into)
+        stack._run(self._ids, states, into)  # compiles, and lets libraries make what they make once
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = stack._run(self._ids, states, into)
+
+    def replay(self, ids: Tensor) -> Tensor:
+        self._ids.copy_(ids)
+        self._graph.replay()
+        return self._logits.clone()
+
+
+def _dense(weight: object) -> Tensor:
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _tile(rows: int, columns: int) -> tuple[int, int, int]:
+    """Rows and columns that a program reads at once, and its warps: small programs where there are few rows."""
+    whole = columns & -columns  # the largest power of two that divides it
+    block = min(whole if whole >= 256 else triton.next_power_of_2(columns), 1024)
+    return (1 if rows < 1024 else 4), block, 4
