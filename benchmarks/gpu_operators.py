@@ -2,7 +2,7 @@
 
 short_convolution with 4 taps, bias and silu, rms_norm and gated_norm, bf16, forward and with the backward pass. The
 floor is the bytes that an operator cannot avoid, over the speed at which this card copies. Beside it the same from
-PyTorch: F.conv1d by channels and F.silu on (b d l), which spares it a transposition, F.rms_norm, and y silu(z) before it.
+PyTorch: F.conv1d by channels and F.silu on (b d l), where nothing is transposed, F.rms_norm, and y silu(z) before it.
 Medians of device events over random data, in turn over copies of the inputs that together do not fit the cache, once
 as called and once as a CUDA graph, which leaves out what launching costs. Prints a table and writes JSON.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_selective_scan import ceilings, graphed, median
 from torch import Tensor
 from torch.nn import functional as F
 
 from adder.ops import gated_norm, rms_norm, short_convolution
+from gpu_selective_scan import ceilings, graphed, median
 
 SHAPES = [(8, 2048, 4096), (32, 2048, 1536)]
 TAPS = 4
