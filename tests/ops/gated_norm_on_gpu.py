@@ -62,10 +62,10 @@ def cases() -> Iterator[Case]:
     yield gated("far from zero", {**far, "z": far["z"] * 100})
     if not INTERPRETED:  # which is slow
         for dtype in gpu.STORAGE:
-            for d in (256, 1536, 4096, 16384):
-                yield root_mean_square(f"{dtype} {d}", draw(2, 515, d, dtype=dtype))
-                yield gated(f"{dtype} {d}", draw(2, 515, d, dtype=dtype))
-            yield gated(f"{dtype}", draw(3, 1031, 2048, dtype=dtype), group_size=256)
+            for d in (1536, 4096, 16384):
+                yield root_mean_square(f"{dtype} {d}", draw(2, 131, d, dtype=dtype))
+                yield gated(f"{dtype} {d}", draw(2, 131, d, dtype=dtype))
+            yield gated(f"{dtype}", draw(3, 531, 2048, dtype=dtype), group_size=256)
 
 
 def rows_are_alone() -> None:
@@ -86,7 +86,7 @@ def main(share: int = 0, shares: int = 1) -> None:
     hold(islice(cases(), share, None, shares))
     print("leaks", flush=True)
     rows_are_alone()
-    if not INTERPRETED:
+    if not INTERPRETED and share == 0:
         print("five runs", flush=True)
         inputs = draw(3, 2000, 1536, dtype=torch.bfloat16)
         the_same_bits(partial(gated_norm, eps=EPS), inputs)

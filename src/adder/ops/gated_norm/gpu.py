@@ -62,7 +62,8 @@ def backward(
     y, z = side_by_side(y), None if z is None else side_by_side(z)
     dout = side_by_side(dout)
     (b, length, d), groups = y.shape, y.shape[2] // group_size
-    dy, dz = (torch.empty((b, length, d), dtype=y.dtype, device=y.device) for _ in range(2))
+    dy = torch.empty((b, length, d), dtype=y.dtype, device=y.device)
+    dz = torch.empty(0 if z is None else (b, length, d), dtype=y.dtype, device=y.device)
     layout = _layout(group_size)
     tiles = triton.cdiv(b * length, layout["ROWS"])
     programs = max(1, min(tiles, WARPS // layout["num_warps"] // groups))  # for each group
@@ -72,7 +73,7 @@ def backward(
         b * length, length, d, group_size, groups, programs, triton.cdiv(tiles, programs), eps,
         BEFORE=norm_before_gate, FLAT=_flat(y, z, dout), **layout,
     )  # fmt: skip
-    return dy, dz if z is not None else dz.new_empty(0), parts.sum(0)
+    return dy, dz, parts.sum(0)
 
 
 def _layout(group_size: int) -> dict[str, int]:

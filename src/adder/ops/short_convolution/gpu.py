@@ -7,12 +7,12 @@ import triton
 from torch import Tensor
 
 from adder.ops.native import side_by_side
-from adder.ops.short_convolution.gpu_kernels import backward_kernel, forward_kernel
+from adder.ops.short_convolution.gpu_kernels import backward_kernel, forward_kernel, sum_kernel
 
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = 8  # at most: a row of each is in registers
-ENOUGH = 2048  # warps that fill the chip
-LONGEST, SHORTEST = 128, 32  # steps of a segment, about
+ENOUGH = 4096  # warps that fill the chip
+LONGEST, SHORTEST = 64, 32  # steps of a segment, about
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def forward(
     layout, steps = FORWARD.of(x), _steps(b, length, d)
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
     forward_kernel[(b * segments * blocks,)](
-        x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), y, last,
-        *x.stride()[:2], length, d, segments, steps, blocks,
+        x, weight, *map(_packed, (bias, state, seq_idx)), y, last,
+        *weight.stride(), *x.stride()[:2], length, d, segments, steps, blocks,
         SILU=activation == "silu", K=k, **layout,
     )  # fmt: skip
     return y, last
@@ -80,12 +80,16 @@ def backward(
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
     parts = torch.empty((b * segments, k + 1, d), dtype=torch.float32, device=x.device)
     backward_kernel[(b * segments * blocks,)](
-        x, weight.t().contiguous(), *map(_packed, (bias, state, seq_idx)), dy, dlast.contiguous(),
-        dx, dstate, parts, *x.stride()[:2], *dy.stride()[:2], length, d, segments, steps, blocks,
+        x, weight, *map(_packed, (bias, state, seq_idx)), dy, dlast.contiguous(),
+        dx, dstate, parts, *weight.stride(), *x.stride()[:2], *dy.stride()[:2], length, d, segments, steps, blocks,
         SILU=activation == "silu", K=k, **layout,
     )  # fmt: skip
-    summed = parts.sum(0)
-    return dx, summed[:k].t().contiguous(), summed[k].clone(), dstate
+    dweight = torch.empty((d, k), dtype=torch.float32, device=x.device)
+    dbias = torch.empty(d, dtype=torch.float32, device=x.device)
+    sum_kernel[(triton.cdiv(d, 128), k + 1)](
+        parts, dweight, dbias, b * segments, d, K=k, PARTS=32, CHANNELS=128
+    )
+    return dx, dweight, dbias, dstate
 
 
 def _steps(b: int, length: int, d: int) -> int:

@@ -20,11 +20,11 @@ def place(segments, blocks, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def load_taps(weight, d, channel, here, K: tl.constexpr):
-    """The columns of the weight, (k d) in memory."""
+def load_taps(weight, weight_d, weight_k, channel, here, K: tl.constexpr):
+    """The columns of the weight."""
     taps = ()
     for j in tl.static_range(K):
-        taps = taps + (tl.load(weight + j * d + channel, mask=here, other=0.0),)
+        taps = taps + (tl.load(weight + j * weight_k + channel * weight_d, mask=here, other=0.0),)
     return taps
 
 
@@ -144,10 +144,10 @@ def forward_rows(
 
 @triton.jit
 def forward_kernel(
-    x, weight, bias, state, seq_idx, y, last, x_b, x_l, length, d, segments, steps, blocks,
+    x, weight, bias, state, seq_idx, y, last, weight_d, weight_k, x_b, x_l, length, d, segments, steps, blocks,
     SILU: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """y (b l d) and the last inputs (b k-1 d); weight (k d) and bias in float32."""
+    """y (b l d) and the last inputs (b k-1 d); weight (d k) and bias in float32."""
     batch, segment, channel = place(segments, blocks, CHANNELS)
     here = channel < d
     x += batch * x_b + channel
@@ -157,7 +157,7 @@ def forward_kernel(
         state += batch * (K - 1) * d + channel
     if seq_idx is not None:
         seq_idx += batch * length
-    taps = load_taps(weight, d, channel, here, K)
+    taps = load_taps(weight, weight_d, weight_k, channel, here, K)
     b = load_bias(bias, channel, here)
     t = segment * steps
     window = window_before(x, x_l, state, seq_idx, t, length, d, here, K)
@@ -256,7 +256,7 @@ def backward_rows(
 @triton.jit
 def backward_kernel(
     x, weight, bias, state, seq_idx, dy, dlast, dx, dstate, parts,
-    x_b, x_l, dy_b, dy_l, length, d, segments, steps, blocks,
+    weight_d, weight_k, x_b, x_l, dy_b, dy_l, length, d, segments, steps, blocks,
     SILU: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """dx (b l d), dstate (b k-1 d), and what each segment adds to dweight and dbias, (b segments k+1 d)."""
@@ -271,7 +271,7 @@ def backward_kernel(
         state += batch * (K - 1) * d + channel
     if seq_idx is not None:
         seq_idx += batch * length
-    taps = load_taps(weight, d, channel, here, K)
+    taps = load_taps(weight, weight_d, weight_k, channel, here, K)
     b = load_bias(bias, channel, here)
     t = segment * steps
     end = tl.minimum(t + steps, length)
@@ -305,3 +305,23 @@ def backward_kernel(
     for m in tl.static_range(K):
         tl.store(parts + m * d, dtaps[m], mask=here)
     tl.store(parts + K * d, dbias, mask=here)
+
+
+@triton.jit
+def sum_kernel(
+    parts, dweight, dbias, count, d, K: tl.constexpr, PARTS: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    """dweight (d k) and dbias (d) from parts (count k+1 d)."""
+    m = tl.program_id(1)
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    here = channel < d
+    total = tl.zeros([PARTS, CHANNELS], tl.float32)
+    for first in range(0, count, PARTS):
+        part = first + tl.arange(0, PARTS)
+        at = (part.to(tl.int64)[:, None] * (K + 1) + m) * d + channel[None, :]
+        total += tl.load(parts + at, mask=(part < count)[:, None] & here[None, :], other=0.0)
+    summed = tl.sum(total, 0)
+    if m < K:
+        tl.store(dweight + channel.to(tl.int64) * K + m, summed, mask=here)
+    else:
+        tl.store(dbias + channel, summed, mask=here)
