@@ -20,7 +20,7 @@ from adder.ops.short_convolution import gpu, gpu_kernels
 types = dict.fromkeys("x state y last dy dlast dx dstate".split(), "*bf16")
 types |= dict.fromkeys("weight bias parts".split(), "*fp32") | {"seq_idx": "*i32"}
 # The usual call of Mamba: nothing packed, no state given.
-usual = {"seq_idx": None, "state": None, "SILU": True, "K": 4}
+usual = {"seq_idx": None, "state": None, "SILU": True, "K": 4, "weight_d": 1}
 found = {}
 for channels in (4096, 1536):
     x = torch.empty(1, 1, channels, dtype=torch.bfloat16)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LENGTHS = ["rows", "length", "programs", "turns"]  # another text is no reason to compile again
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def sigmoid(x):
     return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward_kernel(
     y, z, weight, out, y_b, y_l, z_b, z_l, rows, length, d, size, groups, eps,
     BEFORE: tl.constexpr, FLAT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -70,7 +71,7 @@ def load_tiles(
     return y_tile, dout_tile, z_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def backward_kernel(
     y, z, weight, dout, dy, dz, parts, y_b, y_l, z_b, z_l, dout_b, dout_l,
     rows, length, d, size, groups, programs, turns, eps,

@@ -49,7 +49,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Return y and the last inputs: weight (d k) and bias in float32, state in x's type."""
     (b, length, d), k = x.shape, weight.shape[1]
-    x = side_by_side(x)
+    x, weight = side_by_side(x), _columns(weight)
     y, last = _empty(x, b, length, d), _empty(x, b, k - 1, d)
     layout, steps = FORWARD.of(x), _steps(b, length, d)
     segments, blocks = triton.cdiv(length, steps), triton.cdiv(d, layout["CHANNELS"])
@@ -73,7 +73,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, bias and state."""
     (b, length, d), k = x.shape, weight.shape[1]
-    x, dy = side_by_side(x), side_by_side(dy)
+    x, dy, weight = side_by_side(x), side_by_side(dy), _columns(weight)
     dx, dstate = _empty(x, b, length, d), _empty(x, b, k - 1, d)
     layout = (BACKWARD if k <= 4 else MANY_TAPS).of(x)
     steps = _steps(b, length, d) + k - 1  # the first k - 1 are a block of their own
@@ -96,6 +96,11 @@ def _steps(b: int, length: int, d: int) -> int:
     """Steps of a segment: many, as the inputs before it are read again, but not so many that the chip is not full."""
     steps = b * length * triton.cdiv(d, 256) // ENOUGH // 8 * 8
     return max(SHORTEST, min(steps, LONGEST))
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """(d k), the channels side by side in memory: as they lie otherwise, each lane would read another line."""
+    return weight.t().contiguous().t()
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:

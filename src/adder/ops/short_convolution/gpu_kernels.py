@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LENGTHS = ["length", "segments", "steps"]  # another text is no reason to compile again
 
 
 @triton.jit
@@ -142,7 +143,7 @@ def forward_rows(
     return window
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward_kernel(
     x, weight, bias, state, seq_idx, y, last, weight_d, weight_k, x_b, x_l, length, d, segments, steps, blocks,
     SILU: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -253,7 +254,7 @@ def backward_rows(
     return window, sums, dtaps, dbias, age
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def backward_kernel(
     x, weight, bias, state, seq_idx, dy, dlast, dx, dstate, parts,
     weight_d, weight_k, x_b, x_l, dy_b, dy_l, length, d, segments, steps, blocks,
@@ -307,7 +308,7 @@ def backward_kernel(
     tl.store(parts + K * d, dbias, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def sum_kernel(
     parts, dweight, dbias, count, d, K: tl.constexpr, PARTS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
