@@ -51,7 +51,9 @@ LEFT_OUT = {
 # What the Triton kernels leave to it.
 LEFT_OUT_CUDA = {
     "selective_scan": "float64, complex A, constant B or C, B and C by different groups",
+    "short_convolution": "float64, more than 8 taps",
     "diagonal_kernel": "float64",
+    "gated_norm": "float64, groups of under 32 or over 16384 channels",
 }
 WIDTH = 80
 
