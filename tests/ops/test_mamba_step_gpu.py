@@ -38,18 +38,11 @@ for m, d, r, vocab in ((768, 1536, 48, 50280), (2560, 5120, 160, 50280)):
             {"COLUMNS": columns, "DEPENDENT": True, "bias": None, **absent, **gpu._tile(size, columns)},
         )
     sizes = {"CHANNELS": d, "N": 16, "RANK": r, "DEPENDENT": True}
-    power = 1 << (r - 1).bit_length()
-    compiled(kernels.scan_kernel, {**sizes, "PARTS": 1, "STATES": 16, "R": power, "dt": None, **gpu.SCAN})
+    sizes |= {"STATES": 16, "R": 1 << (r - 1).bit_length()}
+    compiled(kernels.scan_kernel, {**sizes, "dt": None, **gpu.SCAN})
     compiled(
-        kernels.scan_kernel, {**sizes, "PARTS": gpu.SPLIT, "STATES": 16, "R": power, **gpu.SCAN},
-        x="*bf16", z="*bf16", y="*bf16", dt="*fp32",
-    )
-    compiled(
-        kernels.step_kernel, {**sizes, "PARTS": gpu.SPLIT, "R": 32, "STREAMS": 64, **gpu.STEP}, dt="*fp32"
-    )
-    compiled(
-        kernels.part_kernel,
-        {"COLUMNS": d, "SPAN": 640, "STREAMS": 64, "DEPENDENT": True, **gpu.PART}, x="*bf16",
+        kernels.scan_kernel, {**sizes, **gpu.SCAN_OF_MANY},
+        x="*bf16", z="*bf16", y="*bf16", dt="*bf16", projected="*bf16",
     )
 print(json.dumps(found))
 """
@@ -65,5 +58,5 @@ def test_compiled_for_an_h100_without_spills(tmp_path: Path) -> None:
     """A register that is spilled, or an array that is indexed, would need a stack."""
     printed = run("-c", COMPILED, str(Path(__file__).parent), TRITON_CACHE_DIR=str(tmp_path))
     found = json.loads(printed)
-    assert len(found) == 16
+    assert len(found) == 12
     assert {name: use["STACK"] for name, use in found.items()} == dict.fromkeys(found, "0"), found

@@ -17,17 +17,12 @@ from adder.ops.mamba_step.gpu_kernels import (
     convolve_kernel,
     enter_kernel,
     norm_kernel,
-    part_kernel,
     project_kernel,
     scan_kernel,
-    step_kernel,
 )
 from adder.ops.mamba_step.weights import BlockWeights, StackWeights, States
 
-SPLIT = 8  # parts that the columns of a matrix of few rows are cut into, for several streams
-PART = {"ROWS": 16, "BLOCK": 128, "num_warps": 4, "num_stages": 4}
-STEP = {"ROWS": 32, "num_warps": 4}
-SCAN = {"BLOCK": 32, "num_warps": 4}
+SCAN, SCAN_OF_MANY = {"BLOCK": 16, "num_warps": 4}, {"BLOCK": 64, "num_warps": 4}
 GRAPHS = 2  # that are kept, with the states they read and write
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -144,38 +139,35 @@ class GpuMambaStack:
             self.weights.eps, COLUMNS=m, CHANNELS=d, TAPS=k, **tile, **self._launch,
         )  # fmt: skip
         projected = self._project(x, None, _dense(w.x_proj), None)
-        self._scan(w, x, z, projected.unsqueeze(0), old[1], new[1], y)
+        self._scan(w, x, z, projected, None, old[1], new[1], y)
         self._project(y, None, _dense(w.out_proj), w.out_bias, residual)
 
     def _streams(
         self, w: BlockWeights, normed: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
     ) -> Tensor:  # fmt: skip
         """Return what a block adds to the residual."""
-        b, (_, d, _, k, _) = len(normed), w.sizes
+        b, (_, d, _, k, r) = len(normed), w.sizes
         xz = F.linear(normed, _dense(w.in_proj), w.in_bias)
         x, y = (normed.new_empty(b, d) for _ in range(2))
         convolve_kernel[(triton.cdiv(d, 256), triton.cdiv(b, 4))](
             xz, w.conv_weight, w.conv_bias, old[0], new[0], x, b,
             CHANNELS=d, TAPS=k, STREAMS=4, BLOCK=256, num_warps=4, **self._launch,
         )  # fmt: skip
-        self._scan(w, x, xz[:, d:], self._parts(x, _dense(w.x_proj)), old[1], new[1], y)
+        projected = F.linear(x, _dense(w.x_proj))
+        dt = F.linear(projected[:, :r], _dense(w.dt_proj))
+        self._scan(w, x, xz[:, d:], projected, dt, old[1], new[1], y)
         return F.linear(y, _dense(w.out_proj), w.out_bias)
 
     def _scan(
-        self, w: BlockWeights, x: Tensor, z: Tensor, projected: Tensor, old: Tensor, new: Tensor, y: Tensor
+        self, w: BlockWeights, x: Tensor, z: Tensor, projected: Tensor, dt: Tensor | None,
+        old: Tensor, new: Tensor, y: Tensor,
     ) -> None:  # fmt: skip
-        b, (_, d, n, _, r) = len(x), w.sizes
-        sizes = {"CHANNELS": d, "N": n, "RANK": r, "PARTS": len(projected), **self._launch}
-        dt = None
-        if b > 1:
-            dt, streams = x.new_empty(b, d, dtype=torch.float32), _streams(b)
-            step_kernel[(triton.cdiv(d, STEP["ROWS"]), triton.cdiv(b, streams))](
-                projected, _dense(w.dt_proj), dt, b, STREAMS=streams,
-                R=min(32, max(16, triton.next_power_of_2(r))), **STEP, **sizes,
-            )  # fmt: skip
-        scan_kernel[(triton.cdiv(d, SCAN["BLOCK"]), b)](
-            x, z, projected, dt, _dense(w.dt_proj), w.dt_bias, w.A_log, w.D, old, new, y, b, z.stride(0),
-            STATES=triton.next_power_of_2(n), R=triton.next_power_of_2(r), **SCAN, **sizes,
+        _, d, n, _, r = w.sizes
+        tile = SCAN if dt is None else SCAN_OF_MANY
+        scan_kernel[(triton.cdiv(d, tile["BLOCK"]), len(x))](
+            x, z, projected, dt, _dense(w.dt_proj), w.dt_bias, w.A_log, w.D, old, new, y, z.stride(0),
+            CHANNELS=d, N=n, RANK=r, STATES=triton.next_power_of_2(n), R=triton.next_power_of_2(r),
+            **tile, **self._launch,
         )  # fmt: skip
 
     def _project(
@@ -189,20 +181,6 @@ class GpuMambaStack:
         project_kernel[(triton.cdiv(size, tile["ROWS"]),)](
             x, norm, weight, bias, residual, out, size, self.weights.eps,
             COLUMNS=columns, **tile, **self._launch,
-        )  # fmt: skip
-        return out
-
-    def _parts(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Parts that add up to weight x: a matrix of few rows, whose columns keep the chip busy."""
-        (b, columns), size = x.shape, weight.shape[0]
-        streams = _streams(b)
-        blocks = triton.cdiv(columns, PART["BLOCK"])
-        span = triton.cdiv(blocks, SPLIT)
-        parts = triton.cdiv(blocks, span)
-        out = x.new_empty(parts, b, size, dtype=torch.float32)
-        part_kernel[(triton.cdiv(size, PART["ROWS"]), triton.cdiv(b, streams), parts)](
-            x, weight, out, size, b,
-            COLUMNS=columns, SPAN=span * PART["BLOCK"], STREAMS=streams, **PART, **self._launch,
         )  # fmt: skip
         return out
 
@@ -238,13 +216,8 @@ def _dense(weight: object) -> Tensor:
     return weight
 
 
-def _streams(b: int) -> int:
-    """How many a program of a product of matrices takes."""
-    return min(64, max(16, triton.next_power_of_2(b)))
-
-
 def _tile(rows: int, columns: int) -> dict[str, int]:
     """Rows that a program makes, columns that it takes at a time, its warps: small programs for few rows."""
     whole = columns & -columns  # the largest power of two that divides it
-    block = min(whole if whole >= 256 else triton.next_power_of_2(columns), 1024)
+    block = min(whole if whole >= 256 else triton.next_power_of_2(columns), 512)
     return {"ROWS": 1 if rows < 1024 else 4, "BLOCK": block, "num_warps": 4}

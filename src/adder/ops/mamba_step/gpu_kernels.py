@@ -140,30 +140,6 @@ def project_kernel(
 
 
 @triton.jit
-def part_kernel(
-    x, weight, out, rows, streams,
-    COLUMNS: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    STREAMS: tl.constexpr, DEPENDENT: tl.constexpr,
-):  # fmt: skip
-    """Several streams, few rows: out (parts b rows) = weight x over SPAN columns a part."""
-    begin(DEPENDENT)
-    stream, present = streams_of(streams, STREAMS)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    part = tl.program_id(2)
-    weight += row.to(tl.int64)[:, None] * COLUMNS
-    wait(DEPENDENT)
-    total = tl.zeros([STREAMS, ROWS], tl.float32)
-    for first in range(0, SPAN, BLOCK):
-        column = part * SPAN + first + tl.arange(0, BLOCK)
-        inside = (column < COLUMNS)[None, :]
-        w = tl.load(weight + column[None, :], mask=(row < rows)[:, None] & inside, other=0.0)
-        value = tl.load(x + stream * COLUMNS + column[None, :], mask=present & inside, other=0.0)
-        total = tl.dot(value, tl.trans(w), total, input_precision="ieee")
-    at = (part.to(tl.int64) * streams + stream) * rows + row[None, :]
-    tl.store(out + at, total, mask=present & (row < rows)[None, :])
-
-
-@triton.jit
 def enter_kernel(
     u, norm, weight, bias, conv_weight, conv_bias, old, new, x, z, eps,
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr,
@@ -203,52 +179,14 @@ def convolve_kernel(
 
 
 @triton.jit
-def summed(at, number, numbers, present, part, PARTS: tl.constexpr):
-    """Some numbers of each stream, added up over PARTS that lie `part` apart, in their order."""
-    mask = present & (number < numbers)
-    total = tl.load(at + number, mask=mask, other=0.0)
-    for _ in tl.static_range(PARTS - 1):
-        at += part
-        total += tl.load(at + number, mask=mask, other=0.0)
-    return total
-
-
-@triton.jit
-def step_kernel(
-    projected, dt_weight, dt, streams,
-    CHANNELS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
-    ROWS: tl.constexpr, R: tl.constexpr, STREAMS: tl.constexpr, DEPENDENT: tl.constexpr,
-):  # fmt: skip
-    """Several streams: dt (b CHANNELS) = dt_proj of what PARTS of projected add up to, R columns at a time."""
-    begin(DEPENDENT)
-    stream, present = streams_of(streams, STREAMS)
-    channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    size: tl.constexpr = RANK + 2 * N
-    wait(DEPENDENT)
-    total = tl.zeros([STREAMS, ROWS], tl.float32)
-    for first in tl.static_range(0, RANK, R):
-        rank = first + tl.arange(0, R)
-        mask = (channel < CHANNELS)[:, None] & (rank < RANK)[None, :]
-        w = tl.load(dt_weight + channel[:, None] * RANK + rank[None, :], mask=mask, other=0.0)
-        low = summed(projected + stream * size, rank[None, :], RANK, present, streams * size, PARTS)
-        total = tl.dot(low.to(w.dtype), tl.trans(w), total, input_precision="ieee")
-    tl.store(
-        dt + stream * CHANNELS + channel[None, :],
-        total,
-        mask=present & (channel < CHANNELS)[None, :],
-    )
-
-
-@triton.jit
 def scan_kernel(
-    x, z, projected, dt, dt_weight, dt_bias, A_log, D, old, new, y, streams, z_stream,
-    CHANNELS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, PARTS: tl.constexpr,
+    x, z, projected, dt, dt_weight, dt_bias, A_log, D, old, new, y, z_stream,
+    CHANNELS: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr,
     BLOCK: tl.constexpr, STATES: tl.constexpr, R: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """softplus(dt), one step of the selective scan, and its gate; dt is projected here where it is not given.
 
-    projected (PARTS b RANK+2N) adds up to dt before its projection, B and C. STATES and R are powers of two that hold
-    N and RANK.
+    projected (b RANK+2N) is dt before its projection, B and C. STATES and R are powers of two that hold N and RANK.
     """
     begin(DEPENDENT)
     stream = tl.program_id(1).to(tl.int64)
@@ -266,17 +204,16 @@ def scan_kernel(
         mask = inside[:, None] & (rank < RANK)[None, :]
         w = tl.load(dt_weight + channel[:, None] * RANK + rank[None, :], mask=mask, other=0.0)
     wait(DEPENDENT)
-    size: tl.constexpr = RANK + 2 * N
-    projected += stream * size
+    projected += stream * (RANK + 2 * N)
     each = stream * CHANNELS + channel
     if dt is None:
-        low = summed(projected, rank, RANK, True, streams * size, PARTS)
+        low = tl.load(projected + rank, mask=rank < RANK, other=0.0).to(tl.float32)
         step = tl.sum(w.to(tl.float32) * low[None, :], 1)
     else:
-        step = tl.load(dt + each, mask=inside, other=0.0)
+        step = tl.load(dt + each, mask=inside, other=0.0).to(tl.float32)
     step = softplus(step + bias)
-    B = summed(projected + RANK, n, N, True, streams * size, PARTS)
-    C = summed(projected + RANK + N, n, N, True, streams * size, PARTS)
+    B = tl.load(projected + RANK + n, mask=n < N, other=0.0).to(tl.float32)
+    C = tl.load(projected + RANK + N + n, mask=n < N, other=0.0).to(tl.float32)
     u = tl.load(x + each, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(z + stream * z_stream + channel, mask=inside, other=0.0).to(tl.float32)
     h = tl.exp2(step[:, None] * A) * h + (step * u)[:, None] * B[None, :]
