@@ -14,9 +14,8 @@ from torch import Tensor
 from triton_process import let_tensors_be_loop_bounds
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-FACTOR = (
-    4 if INTERPRETED else 8
-)  # a GPU's exponential errs by two units in the last place, a CPU's by one
+# A GPU's exponential errs by two units in the last place, a CPU's by one.
+FACTOR = 4 if INTERPRETED else 8
 Case = tuple[str, Callable[..., Any], Callable[..., Any], dict[str, Any]]
 
 

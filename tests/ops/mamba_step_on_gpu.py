@@ -1,19 +1,18 @@
 """The stacks that the GPU's kernels of one token are tried on, in Triton's interpreter and on a GPU alike."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from gpu_cases import INTERPRETED
 from test_mamba_step import ROUNDING, flat, stack, start
 from torch import Tensor
-from triton_process import let_products_be_of_bfloat16, let_tensors_be_loop_bounds
+from triton_process import let_tensors_be_loop_bounds
 
 from adder.ops.mamba_step import StackWeights
 from adder.ops.mamba_step.gpu import GpuMambaStack
 from adder.ops.mamba_step.reference import mamba_step_reference
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
@@ -43,10 +42,22 @@ def moved(value: Any) -> Any:
     return [moved(each) for each in value] if isinstance(value, list) else value
 
 
-def compare(weights: StackWeights, streams: int) -> None:
-    """Three tokens, one without `into`, and two that write where the last but one was read, as a graph."""
+def small_steps() -> StackWeights:
+    """Steps of about 1e-3, as trained models have: a softplus must keep the digits of what is near zero."""
+    weights = stack("float32", depth=1)
+    blocks = [each._replace(dt_bias=each.dt_bias - 8) for each in weights.blocks]
+    return weights._replace(blocks=blocks)
+
+
+def compare(weights: StackWeights, streams: int, *, empty: bool = False) -> None:
+    """Three tokens: one without `into`, two that write where the last but one was read, as a graph.
+
+    The scan starts from states of zero where they are `empty`.
+    """
     kind = "bfloat16" if weights.norm.dtype == torch.bfloat16 else "float32"
     ids, states = start(weights, streams)
+    if empty:
+        states = [(conv, ssm.zero_()) for conv, ssm in states]
     kernels, now, spare = (
         GpuMambaStack(moved(weights)),
         moved([list(each) for each in states]),
@@ -78,10 +89,11 @@ def main() -> None:
     """Try every case; print each before it starts."""
     if INTERPRETED:
         let_tensors_be_loop_bounds()
-        let_products_be_of_bfloat16()
     for name, weights, streams in cases():
         print(name, flush=True)
         compare(weights, streams)
+    print("small steps", flush=True)
+    compare(small_steps(), 1, empty=True)
     print("done")
 
 

@@ -56,12 +56,8 @@ def sequences_do_not_leak() -> None:
     """NaN in one packed sequence stays there."""
     inputs = draw(1, 50, 3, 4)
     inputs["x"][:, :34] = torch.nan
-    call = partial(
-        short_convolution,
-        activation="silu",
-        seq_idx=seq_idx_of(1, [34, 16]).to("cpu" if INTERPRETED else "cuda"),
-    )
-    results = evaluate(partial(on_device, call), inputs)
+    call = partial(on_device, short_convolution, activation="silu", seq_idx=seq_idx_of(1, [34, 16]))
+    results = evaluate(call, inputs)
     for name in ("output 0", "gradient of x"):
         assert results[name][:, 34:].isfinite().all(), name
     assert results["output 1"].isfinite().all()

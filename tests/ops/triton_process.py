@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def run(*command: str, **environment: str) -> str:
     """Run Python in a process of its own and return what it printed.
@@ -24,6 +26,12 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
+def try_cases(script: str) -> None:
+    """Run an *_on_gpu.py on the GPU, or in the interpreter where there is none."""
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    assert run(script, **interpreted).endswith("done\n")
+
+
 def let_tensors_be_loop_bounds() -> None:
     """Triton 3.6's interpreter turns a bound into a number in a way that NumPy from 2.4 on refuses."""
     from triton.runtime import interpreter
@@ -35,25 +43,6 @@ def let_tensors_be_loop_bounds() -> None:
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     interpreter._patch_lang_tensor = patch_and_mend
-
-
-def let_products_be_of_bfloat16() -> None:
-    """Triton 3.6's interpreter holds bfloat16 as whole numbers, and multiplies matrices of them as such."""
-    import numpy as np
-    from triton.runtime import interpreter
-
-    create = interpreter.InterpreterBuilder.create_dot
-
-    def widened(x: Any) -> Any:
-        if str(x.dtype.scalar) != "bf16":
-            return x
-        bits = x.data.astype(np.uint32) << 16
-        return interpreter.TensorHandle(bits.view(np.float32), interpreter.tl.float32)
-
-    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
-        return create(self, widened(a), widened(b), *others)
-
-    interpreter.InterpreterBuilder.create_dot = create_dot
 
 
 def resources(

@@ -5,13 +5,11 @@ import triton
 from torch import Tensor
 
 from adder.ops.gated_norm.gpu_kernels import backward_kernel, forward_kernel
-from adder.ops.native import side_by_side
+from adder.ops.native import outer_strides, side_by_side
 
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
-NARROWEST, WIDEST = (
-    32,
-    16384,
-)  # channels of a group: narrow ones lie apart, wide ones do not fit the registers
+# Channels of a group: narrow ones lie apart, wide ones do not fit the registers.
+NARROWEST, WIDEST = 32, 16384
 ROWS = 1 << 30  # at most: they are counted in 32 bits
 TILE = 1024  # numbers of a program, about, where a group is narrower
 EACH = 8  # numbers of a lane
@@ -43,7 +41,7 @@ def forward(
     out = torch.empty((b, length, d), dtype=y.dtype, device=y.device)
     layout = _layout(group_size)
     forward_kernel[(triton.cdiv(b * length, layout["ROWS"]) * (d // group_size),)](
-        y, z, weight.contiguous(), out, *_strides(y, z), b * length, length, d, group_size,
+        y, z, weight.contiguous(), out, *outer_strides(y, z), b * length, length, d, group_size,
         d // group_size, eps, BEFORE=norm_before_gate, FLAT=_flat(y, z), **layout,
     )  # fmt: skip
     return out
@@ -69,7 +67,7 @@ def backward(
     programs = max(1, min(tiles, WARPS // layout["num_warps"] // groups))  # for each group
     parts = torch.empty((programs, d), dtype=torch.float32, device=y.device)
     backward_kernel[(programs * groups,)](
-        y, z, weight.contiguous(), dout, dy, None if z is None else dz, parts, *_strides(y, z, dout),
+        y, z, weight.contiguous(), dout, dy, None if z is None else dz, parts, *outer_strides(y, z, dout),
         b * length, length, d, group_size, groups, programs, triton.cdiv(tiles, programs), eps,
         BEFORE=norm_before_gate, FLAT=_flat(y, z, dout), **layout,
     )  # fmt: skip
@@ -87,8 +85,3 @@ def _layout(group_size: int) -> dict[str, int]:
 def _flat(*tensors: Tensor | None) -> bool:
     """Whether (b l d) could be one axis of rows in each tensor."""
     return all(x is None or x.stride(0) == x.shape[1] * x.stride(1) for x in tensors)
-
-
-def _strides(*tensors: Tensor | None) -> tuple[int, ...]:
-    """Of the batch and the length of each tensor."""
-    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))

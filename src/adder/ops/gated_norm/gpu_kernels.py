@@ -8,7 +8,8 @@ depends on the sizes alone, and the programs' parts are summed in their order, s
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from adder.ops.gpu_math import sigmoid
+
 LENGTHS = ["rows", "length", "programs", "turns"]  # another text is no reason to compile again
 
 
@@ -27,11 +28,6 @@ def store_tile(x, value, row, rows, d, channel, inside):
     here = (row < rows)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * d + channel[None, :]
     tl.store(x + at, value.to(x.dtype.element_ty), mask=here)
-
-
-@triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
 @triton.jit(do_not_specialize=LENGTHS)

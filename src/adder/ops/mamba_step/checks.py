@@ -45,6 +45,15 @@ def _check_heads(block: Mamba2BlockWeights) -> None:
         )
 
 
+def check_ids(weights: StackWeights, ids: Tensor) -> None:
+    """Refuse what is not one whole number for each stream, where the weights are."""
+    device = weights.norm.device
+    if ids.ndim != 1 or not ids.numel() or ids.dtype != torch.int64 or ids.device != device:
+        raise ValueError(
+            f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on {device}"
+        )
+
+
 def check_states(weights: StackWeights, name: str, states: States, b: int) -> None:
     """Refuse states of another number, shape, type or device than b streams of this stack have."""
     if len(states) != len(weights.blocks):

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from adder.ops.mamba_step.checks import NAME, check_apart, check_shapes, check_states
+from adder.ops.mamba_step.checks import NAME, check_apart, check_ids, check_shapes, check_states
 from adder.ops.mamba_step.gpu_kernels import (
     convolve_kernel,
     enter_kernel,
@@ -80,15 +80,7 @@ class GpuMambaStack:
         Raises:
             ValueError: ids or a state of another shape, type or device; the message names it.
         """
-        if (
-            ids.ndim != 1
-            or not ids.numel()
-            or ids.dtype != torch.int64
-            or ids.device != self._device
-        ):
-            raise ValueError(
-                f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on {self._device}"
-            )
+        check_ids(self.weights, ids)
         check_states(self.weights, "states", states, ids.shape[0])
         states = [(conv.contiguous(), ssm.contiguous()) for conv, ssm in states]
         if into is None:

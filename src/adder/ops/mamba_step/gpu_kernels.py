@@ -12,21 +12,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def sigmoid(x):
-    return 1 / (1 + tl.exp2(-LOG2E * x))
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + e^x) without overflow, and exact where e^x is small: e^x - e^2x / 2."""
-    e = tl.exp2(-LOG2E * tl.abs(x))
-    rest = tl.where(e < 1e-4, e - e * e / 2, LN2 * tl.log2(1 + e))
-    return tl.maximum(x, 0) + rest
+from adder.ops.gpu_math import LOG2E, sigmoid, softplus
 
 
 @triton.jit
@@ -41,13 +27,6 @@ def wait(DEPENDENT: tl.constexpr):
     """For all that the kernels before have written. Nothing is written above a wait."""
     if DEPENDENT:
         gdc_wait()
-
-
-@triton.jit
-def streams_of(streams, STREAMS: tl.constexpr):
-    """The streams of a program (STREAMS, 1), and which of them there are."""
-    stream = (tl.program_id(1) * STREAMS + tl.arange(0, STREAMS)).to(tl.int64)[:, None]
-    return stream, stream < streams
 
 
 @triton.jit
@@ -168,9 +147,9 @@ def convolve_kernel(
 ):  # fmt: skip
     """Several streams: the convolution behind a product that is a library's, xz (b 2 CHANNELS)."""
     begin(DEPENDENT)
-    stream, present = streams_of(streams, STREAMS)
+    stream = (tl.program_id(1) * STREAMS + tl.arange(0, STREAMS)).to(tl.int64)[:, None]
     channel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    here = present & (channel < CHANNELS)
+    here = (stream < streams) & (channel < CHANNELS)
     held = window(stream, channel, here, conv_weight, conv_bias, old, CHANNELS, TAPS)
     wait(DEPENDENT)
     y = tl.load(xz + stream * (2 * CHANNELS) + channel, mask=here, other=0.0).to(tl.float32)

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.mamba_step.checks import NAME, check_apart, check_shapes, check_states
+from adder.ops.mamba_step.checks import NAME, check_apart, check_ids, check_shapes, check_states
 from adder.ops.mamba_step.weights import (
     BlockWeights,
     Mamba2BlockWeights,
@@ -124,10 +124,7 @@ class MambaStack:
         Raises:
             ValueError: ids or a state of another shape, type or device; the message names it.
         """
-        if ids.ndim != 1 or not ids.numel() or ids.dtype != torch.int64 or not ids.is_cpu:
-            raise ValueError(
-                f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on cpu"
-            )
+        check_ids(self.weights, ids)
         low, high = (int(each) for each in torch.aminmax(ids))
         if low < 0 or high >= self.weights.embedding.shape[0]:
             raise ValueError(

@@ -8,7 +8,8 @@ the rows of a block of steps are asked for before the first of them is used.
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from adder.ops.gpu_math import LOG2E, sigmoid
+
 LENGTHS = ["length", "segments", "steps"]  # another text is no reason to compile again
 
 
@@ -217,7 +218,7 @@ def backward_rows(
             age = tl.where(starts(seq_idx, now, length), 0, age + 1)
         if SILU:
             p = combined(row, window, taps, bias, K)
-            s = 1.0 / (1.0 + tl.exp2(-p * LOG2E))
+            s = sigmoid(p)
             g = g * s * (1.0 + p * (1.0 - s))
         counted = g
         if not WHOLE:
