@@ -1,16 +1,17 @@
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 import adder
-from adder.cli.explain_page import pieces, tokens_of, visible
+from adder.cli.explain_figures import tokens_of
+from adder.cli.explain_page import pieces, visible
 from adder.cli.main import main
 from adder.data.text import split_by_position
 from adder.data.vocabulary import Bytes
 from adder.training.opened import open_model
 
+from ..pages import check
 from .conftest import SMALL
 
 TEXT = "<script>alert(1)</script> & the [bold]fox[/bold] ran\nover\x07 2 dogs\n" * 12
@@ -46,39 +47,10 @@ def test_json_holds_what_the_library_says(runs, kind, as_json):
         assert told["mean_step"] == pytest.approx(memory.mean_step)
         np.testing.assert_allclose(told["shares"], memory.shares, atol=1e-6)
         assert len(told["shares"]) == 21
+        np.testing.assert_allclose(told["kept"], memory.kept, atol=1e-6)
+        assert told["held"] == pytest.approx(memory.held)
         assert (told["steps"] is None) == (kind in ("s4", "s4d"))
     assert len(values["layers"]) == 2
-
-
-class Page(HTMLParser):
-    """The elements of a page: they must be closed in order; and the text that is drawn."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.names, self.texts, self.spans = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.names.append(tag)
-        if tag != "meta":
-            self.open.append(tag)
-        if tag == "div" and ("class", "text") in attrs:
-            self.texts.append("")
-        if tag == "span":
-            self.spans.append(dict(attrs))
-
-    def handle_startendtag(self, tag, attrs):
-        self.names.append(tag)
-        assert dict(attrs).get("class") != "text"
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "div" in self.open and "table" not in self.open:
-            self.texts[-1] += data
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba2", "s4", "s4d"])
@@ -87,17 +59,14 @@ def test_page_is_whole_and_asks_nothing_of_a_network(runs, kind, tmp_path, capsy
     assert main(["explain", str(runs / kind), TEXT[:60], "-o", str(path)]) == 0
     assert f"written to {path}" in capsys.readouterr().out
     text = path.read_text(encoding="utf-8")
-    for word in ("http", "<script", "src=", "url(", "@import", "nan", "inf"):
-        assert word not in text.replace("overflow", "")
-    assert "prefers-color-scheme: dark" in text
-    assert 'name="viewport"' in text
-    page = Page(text)
-    assert page.names.count("svg") == 2
+    page = check(text)
     selective = kind in ("mamba", "mamba2")
-    assert len(page.texts) == 1 + selective
+    # Horizons, parts read, parts held, channels, and kernels; each for wide and narrow windows.
+    assert len(page.named("svg")) == 2 * (4 + (not selective))
+    assert len(page.texts) == 2 + selective
     expected = TEXT[:60].replace("\x07", "\ufffd").replace("\n", "\u21b5\n")
     assert all(drawn == expected for drawn in page.texts)
-    assert page.names.count("rect") == 60
+    assert len(page.named("rect")) == 2 * 2 * 60
 
 
 def test_tokens_are_tinted_by_their_step(runs, tmp_path):
@@ -112,16 +81,17 @@ def test_tokens_are_tinted_by_their_step(runs, tmp_path):
         "--token=9",
     ]
     assert main(arguments) == 0
-    spans = Page(path.read_text(encoding="utf-8")).spans
+    spans = check(path.read_text(encoding="utf-8")).tokens()
     model, vocabulary = open_model(runs / "mamba").reader()
     memory = adder.explain(model, vocabulary.encode(TEXT[:40]), token=9).layers[0]
     steps = memory.steps
     tints = [float(span["style"].removeprefix("--a:")) for span in spans]
     expected = 0.85 * (steps - steps.min()) / (steps.max() - steps.min())
     np.testing.assert_allclose(tints[:40], expected, atol=2e-3)
-    np.testing.assert_allclose(tints[40:], 0.85 * memory.shares / memory.shares.max(), atol=2e-3)
+    np.testing.assert_allclose(tints[40:50], 0.85 * memory.shares / memory.shares.max(), atol=2e-3)
+    np.testing.assert_allclose(tints[50:], 0.85 * memory.kept, atol=2e-3)
     assert [span.get("class") for span in spans].index("now") == 9
-    assert len(spans) == 50
+    assert len(spans) == 60
     assert f"{steps[5]:.3g}" in spans[5]["title"]
 
 
@@ -133,12 +103,16 @@ def test_a_table_of_80_columns_in_a_pipe(runs, capsys):
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in "".join(lines)
     assert "\x07" not in "".join(lines)
+    assert "the text tinted token by token needs a terminal with colours; --html draws it" in lines
+    (held,) = [line for line in lines if line.startswith("held: ")]
+    assert held.endswith("after token 59, of 4")
     model, vocabulary = open_model(runs / "mamba").reader()
     seen = adder.explain(model, vocabulary.encode(TEXT[:60]))
     for index, memory in enumerate(seen.layers):
         (line,) = [line for line in lines if re.match(rf"\s*{index} ", line)]
         assert tokens_of(memory.horizons(quantiles=(0.5,))[0]) in line
         assert f"{memory.mean_step:.3g}" in line
+        assert f" {tokens_of(memory.held)} " in line
         position, share = memory.most(1)[0]
         assert f"{visible(TEXT[position])} {position} {share:.0%}" in line
 
@@ -161,7 +135,7 @@ def test_what_is_there_is_replaced_only_by_force(runs, tmp_path, line_of):
     path = tmp_path / "page.html"
     path.write_text("mine", encoding="utf-8")
     command = ["explain", runs / "mamba", "the fox", "-o", path]
-    assert f"--output {path} is there already" in line_of(2, *command)
+    assert f"--html {path} is there already" in line_of(2, *command)
     assert path.read_text(encoding="utf-8") == "mine"
     assert main([*map(str, command), "--force"]) == 0
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -176,7 +150,16 @@ def test_refusals(runs, tmp_path, line_of, sound_run):
         ((mamba, "t"), "the text given has 1 token, at least 2 are needed"),
         ((mamba, ""), "the text is empty"),
         ((mamba, "the Z"), "the vocabulary lacks"),
-        ((mamba, "the fox", "--force"), "--force needs --output"),
+        (
+            (mamba, "the fox", "--horizon", 8),
+            "there are 7 tokens up to token 6: give a smaller one, or a longer",
+        ),
+        ((mamba, TEXT, "--tokens=9", "--horizon", 10), "give a smaller one, or a larger --tokens"),
+        (
+            (mamba, "the fox", "--token=3", "--horizon=5"),
+            "--horizon is 5, and there are 4 tokens up to token 3",
+        ),
+        ((mamba, "the fox", "--force"), "--force needs --html"),
         ((mamba, "the fox", "-o", tmp_path), "is a folder"),
         ((mamba, "the fox", "-o", tmp_path / "no" / "x.html"), "there is no folder"),
         ((sound_run, "the fox"), "is a classifier"),
@@ -203,8 +186,7 @@ def test_a_horizon_without_an_end(runs, tmp_path, as_json, capsys):
     command = ["explain", str(tmp_path / "model"), "the fox"]
     assert main([*command, "-o", str(path)]) == 0
     text = path.read_text(encoding="utf-8")
-    assert "inf" not in text
-    Page(text)
+    assert "A line to the right end is of numbers that never fade." in check(text).words
     quantiles = as_json(*command)["layers"][0]["horizons"]
     assert quantiles[0] > 0
     assert quantiles[3:] == [None, None]
@@ -214,7 +196,9 @@ def test_a_horizon_without_an_end(runs, tmp_path, as_json, capsys):
     capsys.readouterr()
     assert main([*command, "-o", str(path), "--force"]) == 0
     assert capsys.readouterr().out.count("never") == 4
-    assert path.read_text(encoding="utf-8").count("never") == 6
+    page = check(path.read_text(encoding="utf-8"))
+    (drawn, _) = [each for each in page.named("svg") if "faded to 1/e" in each["aria-label"]]
+    assert drawn["aria-label"].endswith("medians of the layers from 0 on: never, never.")
 
 
 def test_words_for_tokens_and_numbers():
@@ -226,3 +210,55 @@ def test_words_for_tokens_and_numbers():
     assert [tokens_of(x) for x in (0.1234, 12.34, 1234.5, float("inf"))] == [
         *("0.123", "12.3", "1,234", "never"),
     ]
+    assert [tokens_of(x) for x in (5, 99.94, 99.96)] == ["5.00", "99.9", "100"]
+
+
+def test_a_horizon_shows_the_last_tokens_alone(runs, tmp_path, capsys):
+    path = tmp_path / "page.html"
+    command = ["explain", str(runs / "s4"), TEXT[:60], "--token=40", "--horizon=10", "--html"]
+    assert main([*command, str(path)]) == 0
+    page = check(path.read_text(encoding="utf-8"))
+    expected = TEXT[31:60].replace("\x07", "\ufffd").replace("\n", "\u21b5\n")
+    assert page.texts == [expected, expected]
+    assert len(page.named("rect")) == 2 * 2 * 10
+    assert "tinted" not in capsys.readouterr().out  # the page is there: nothing is to be said of it
+
+
+def test_a_text_shorter_than_the_memory_is_said_to_be(runs, tmp_path, capsys):
+    capsys.readouterr()
+    path = tmp_path / "page.html"
+    assert main(["explain", str(runs / "s4"), "the fox", "--html", str(path)]) == 0
+    words = "The text is shorter than the median horizon of layers 0, 1: what they forget is not seen in it."
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert words in check(path.read_text(encoding="utf-8")).words
+
+
+@pytest.mark.parametrize(("kind", "what"), [("mamba", "Delta"), ("s4", "part held")])
+def test_a_terminal_with_colours_tints_the_text(runs, kind, what, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    capsys.readouterr()
+    assert main(["explain", str(runs / kind), TEXT[:60], "--token=58"]) == 0
+    drawn = capsys.readouterr().out.split(f"layer 1, {what}:")[1]
+    assert "\x1b[30;48;" in drawn  # black on a tint
+    assert "tinted" not in drawn
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", drawn).split("\n", 1)[1]
+    shown = TEXT[:60].replace("\x07", "?").replace("\n", "\u21b5\n")
+    assert plain.replace("\n", "") == shown.replace("\n", "")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["explain", str(runs / kind), TEXT[:60]]) == 0
+    assert "needs a terminal with colours" in capsys.readouterr().out
+
+
+def test_a_terminal_that_cannot_draw_gets_ascii(runs, monkeypatch):
+    import io
+
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="ascii") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert main(["explain", str(runs / "mamba"), "the fox"]) == 0
+        stream.flush()
+        text = raw.getvalue().decode("ascii")
+    assert "+---" in text
+    assert "'x' 6" in text

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from adder.cli.explain_page import Report
     from adder.training.opened import Opened
 
-_MOST = 3
 _PERCENT = 0.01
-WIDTH = 80
 
 
 def explain(
@@ -41,10 +39,20 @@ def explain(
         int, typer.Option(help="The token whose sources to show, from 0; negative: from the last.")
     ] = -1,
     tokens: Annotated[int, typer.Option(help="Read so many tokens at most.", min=2)] = 512,
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw what is shown of that token over so many tokens up to it [all].", min=2
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE.html", help="Write a page of it, in one file."
+            "--html",
+            "--output",
+            "-o",
+            metavar="FILE.html",
+            help="Write a page of it with figures, in one file.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
@@ -55,14 +63,15 @@ def explain(
         bool, typer.Option("--json", help="Print all numbers as one JSON object.")
     ] = False,
 ) -> None:
-    """Show how long each layer remembers, and which tokens it takes in.
+    """Show how long each layer remembers, which tokens it takes in, and what its state still holds.
 
     A Mamba decides at each token how far it moves its state: the step, Delta. The horizon is the
-    number of tokens until a number in the state has faded to 1/e. --output draws the text with
-    each token tinted by its step.
+    number of tokens until a number in the state has faded to 1/e. --html draws the text with each
+    token tinted by its step, and what a layer's state still tells of the past.
     """
     _check_output(output, force)
     from adder.cli.explain_page import Report, page, pieces
+    from adder.cli.explain_report import show
     from adder.cli.threads import use_threads
     from adder.explanation import explain as explain_model
     from adder.files import replace_file
@@ -77,24 +86,28 @@ def explain(
     if len(ids) < 2:
         raise UsageError(f"{name} has {len(ids)} token, at least 2 are needed: give a longer text")
     seen = explain_model(model, ids[:tokens], layer=layer, token=token)
-    report = Report(
-        str(opened.path), name, len(ids), tuple(pieces(vocabulary, seen.ids.tolist())), seen
-    )
+    if horizon is not None and horizon > seen.row.token + 1:
+        raise UsageError(
+            f"--horizon is {horizon}, and there are {seen.row.token + 1} tokens up to token {seen.row.token}: "
+            f"give a smaller one, or {'a larger --tokens' if len(ids) > tokens else 'a longer text'}"
+        )
+    words_of = tuple(pieces(vocabulary, seen.ids.tolist()))
+    report = Report(str(opened.path), name, len(ids), words_of, seen, horizon)
     if output is not None:
         replace_file(output, page(report).encode("utf-8"))
     if as_json:
         print(json.dumps(_values(report, opened.step, output)))
         return
-    _print(report)
+    show(report, output is not None)
     if output is not None:
         print(f"written to {output}")
 
 
 def _check_output(output: Path | None, force: bool) -> None:
     if output is not None:
-        check_new_file("--output", output, force)
+        check_new_file("--html", output, force)
     elif force:
-        raise UsageError("--force needs --output: without it no file is written")
+        raise UsageError("--force needs --html: without it no file is written")
 
 
 def _read(opened: "Opened", given: str | None) -> tuple[str, str]:
@@ -131,6 +144,8 @@ def _values(report: "Report", step: int | None, output: Path | None) -> dict[str
             "mean_step": memory.mean_step,
             "steps": None if memory.steps is None else memory.steps.tolist(),
             "shares": memory.shares.tolist(),
+            "kept": None if memory.kept is None else memory.kept.tolist(),
+            "held": memory.held,
         }
         for index, memory in enumerate(seen.layers)
     ]
@@ -152,42 +167,3 @@ def _values(report: "Report", step: int | None, output: Path | None) -> dict[str
 def _finite(x: float) -> float | None:
     """JSON has no infinity: null, of a horizon that has no end."""
     return float(x) if math.isfinite(x) else None
-
-
-def _print(report: "Report") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from adder.cli.explain_page import tokens_of, visible
-
-    seen, at = report.seen, report.seen.row.token
-    print(f"{seen.kind}, {len(seen.layers)} layers, read {report.read} of {report.name}")
-    table = Table(box=box.ASCII if _plain() else box.SIMPLE, width=WIDTH, pad_edge=False)
-    step = "dt" if seen.layers[0].steps is None else "Delta"
-    for heading in ("layer", "to 1/e", "to 1 %", f"mean {step}"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    word = visible(report.pieces[at])
-    table.add_column(
-        Text(f"most taken in at token {at}, {word}"), overflow="ellipsis", no_wrap=True, ratio=1
-    )
-    for index, memory in enumerate(seen.layers):
-        most = "  ".join(
-            f"{visible(report.pieces[s])} {s} {share:.0%}" for s, share in memory.most(_MOST)
-        )
-        table.add_row(
-            str(index),
-            tokens_of(memory.horizons(quantiles=(0.5,))[0]),
-            tokens_of(memory.horizons(_PERCENT, (0.5,))[0]),
-            f"{memory.mean_step:.3g}",
-            Text(most),
-        )
-    Console(width=WIDTH, highlight=False).print(table)
-    print("Horizons in tokens, the median of a layer. Taken in: token, position, share.")
-
-
-def _plain() -> bool:
-    import sys
-
-    return "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()

@@ -1,57 +1,74 @@
 """The page that `adder explain` writes: one file, drawn by hand, that asks nothing of any network."""
 
-import html
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adder.cli import explain_figures as figures
+from adder.cli.explain_figures import tokens_of
+from adder.webpage import document, figure, table
+from adder.webpage import text as escaped
+
 if TYPE_CHECKING:
     from adder.data.vocabulary import Vocabulary
     from adder.explanation import Explanation
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fff; --faint: #6e6e73; --tint: 226 98 16; --line: #d2d2d7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #f2f2f4; --paper: #161618; --faint: #a0a0a6; --tint: 190 84 20; --line: #3a3a3e; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 52rem; padding: 1rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .25rem; }
-p { margin: .25rem 0 .5rem; } .note { color: var(--faint); font-size: .9rem; }
+_STYLE = (
+    """
+:root { --wash: 226 98 16; } @media (prefers-color-scheme: dark) { :root { --wash: 190 84 20; } }
 .text { white-space: pre-wrap; border: 1px solid var(--line); border-radius: .5rem; padding: .75rem;
-  font: .95rem/1.7 ui-monospace, monospace; }
-.text span { background: rgb(var(--tint) / var(--a)); border-radius: .15rem; }
+  font: .95rem/1.7 ui-monospace, monospace; margin: .5rem 0; max-height: 40rem; overflow-y: auto; }
+.text span { background: rgb(var(--wash) / var(--a)); border-radius: .15rem; }
+.text span, .text i { unicode-bidi: isolate; }
 .text .now { outline: 2px solid var(--ink); } .text i { color: var(--faint); font-style: normal; }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 11px; }
-.bar { fill: rgb(var(--tint)); } .rule { stroke: var(--line); } .reach { stroke: rgb(var(--tint)); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid var(--line); }
-td:last-child, th:last-child { text-align: left; }
+.scale { display: flex; flex-wrap: wrap; gap: .25rem .6rem; align-items: center; color: var(--faint);
+  font-size: .85rem; }
+.scale b { width: 7rem; height: .8rem; border-radius: .15rem; border: 1px solid var(--line);
+  background: linear-gradient(to right, transparent, rgb(var(--wash) / .85)); }
+.scale u { display: inline-block; width: 1.5rem; border-top: 3px solid; vertical-align: middle; margin-right: .4rem; }
+.scale .read { color: var(--other); } .scale .drawn { color: rgb(var(--tint)); }
+dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; max-width: 46rem; }
 """
+    + figures.STYLE
+)
 _DARKEST = 0.85
-_CHART, _LEFT, _RIGHT = 640, 44, 10
 _MOST = 5
+_CLOSE = 64  # tokens of a drawing of single channels: as many as can be told apart
 _BOUND = " Of S4 they are upper bounds: its low-rank part makes the state fade faster."
 
 
 @dataclass(frozen=True)
 class Report:
-    """A model by its path, a text by its name, how many tokens it has, those that were read, and what was seen."""
+    """A model by its path, a text by its name, how many tokens it has, those that were read, and what was seen.
+
+    horizon: how many tokens, up to the one that is looked at, the figures of one token show; None shows all.
+    """
 
     model: str
     name: str
     total: int
     pieces: tuple[str, ...]
     seen: "Explanation"
+    horizon: int | None = None
 
     @property
     def read(self) -> str:
         count = len(self.pieces)
         return f"{count:,} tokens" if count == self.total else f"{count:,} of {self.total:,} tokens"
+
+    @property
+    def first(self) -> int:
+        """The first token that the figures of one token show."""
+        return 0 if self.horizon is None else self.seen.row.token + 1 - self.horizon
+
+    @property
+    def longer(self) -> list[int]:
+        """The layers half of whose state remembers longer than the text is."""
+        count = len(self.pieces)
+        layers = enumerate(self.seen.layers)
+        return [i for i, memory in layers if memory.horizons(quantiles=(0.5,))[0] > count]
 
 
 def pieces(vocabulary: "Vocabulary", ids: Sequence[int]) -> Iterator[str]:
@@ -70,156 +87,247 @@ def visible(piece: str) -> str:
     return f"'{shown}'"
 
 
-def tokens_of(count: float) -> str:
-    """A number of tokens, to about three digits."""
-    if not math.isfinite(count):
-        return "never"
-    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
-
-
 def page(report: Report) -> str:
     """The whole page."""
-    seen = report.seen
-    chosen, row = seen.layers[seen.row.layer], seen.row
+    seen, row = report.seen, report.seen.row
     title = f"What {report.model} remembers"
-    word = _escaped(visible(report.pieces[row.token]))
+    word = visible(report.pieces[row.token])
     parts = [
-        f"<h1>{_escaped(title)}</h1>",
-        f"<p>{seen.kind}, {len(seen.layers)} layers; {report.read} of {_escaped(report.name)}.</p>",
+        f"<h1>{escaped(title)}</h1>",
+        f"<p>A language model of {len(seen.layers)} layers of {seen.kind}. It read {report.read} of "
+        f"{escaped(report.name)}. One layer is looked into, {row.layer}, at one token, {row.token}: "
+        f"<strong>{escaped(word)}</strong>.</p>",
     ]
-    if chosen.steps is not None:
-        low, high = float(chosen.steps.min()), float(chosen.steps.max())
-        parts += [
-            f"<h2>Steps of layer {row.layer}</h2>",
-            '<p class="note">Delta, the mean over channels: how far a token moves the state. A long step takes '
-            f"the token in and lets the past fade. No tint {low:.3g}, full tint {high:.3g}.</p>",
-            _tinted(report, chosen.steps, "Delta"),
-        ]
-    else:
-        parts.append(
-            f'<p class="note">A layer of {seen.kind} moves by the same step at every token: dt, '
-            f"{chosen.mean_step:.3g} in the mean of layer {row.layer}.</p>"
-        )
-    parts += [
-        f"<h2>What layer {row.layer} took in at token {row.token}, {word}</h2>",
-        '<p class="note">The part of each token in the output of the scan there: contributions by size, summed over '
-        "channels. What the scan reads at a token holds some of the tokens before it: of the short convolution, and of "
-        f"the layers below. Full tint {float(chosen.shares.max()):.1%}.</p>",
-        _tinted(report, chosen.shares, "share", from_zero=True),
-        _row_chart(chosen.shares),
-        "<h2>Horizons</h2>",
-        '<p class="note">Tokens until a number in the state has faded to 1/e: the middle half of each layer, thick, '
-        f"its whole range, thin, and the median.{_BOUND if seen.kind == 's4' else ''}</p>",
-        _horizon_chart(report),
-        _table(report),
-    ]
+    if report.longer:
+        parts.append(f'<p class="notice">{escaped(short_text(report))}</p>')
+    parts += [*_horizons(report), *_steps(report), *_row(report, word), *_recall(report)]
+    parts += [*_kernels(report), *_taken(report, word), *_words()]
+    return document(title, _STYLE, parts)
+
+
+def short_text(report: Report) -> str:
+    """That a text is shorter than what some layers remember."""
+    layers = report.longer
+    named = ", ".join(map(str, layers[:8])) + (", ..." if len(layers) > 8 else "")
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escaped(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
+        f"The text is shorter than the median horizon of layer{'s' * (len(layers) > 1)} {named}: what they forget is "
+        "not seen in it."
     )
 
 
-def _escaped(text: str) -> str:
-    """Text of a page; what no page may hold, control characters and halves of surrogate pairs, as U+FFFD."""
-    held = "".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in text)
-    return html.escape(held)
-
-
-def _tinted(report: Report, values: "np.ndarray", what: str, *, from_zero: bool = False) -> str:
-    low = 0.0 if from_zero else float(values.min())
-    span = float(values.max()) - low
-    spans = []
-    for position, piece in enumerate(report.pieces):
-        shown = _escaped(piece).replace("\n", "<i>\u21b5</i>\n") or "<i>\u00b7</i>"
-        now = ' class="now"' if position == report.seen.row.token else ""
-        if position >= len(values):
-            spans.append(f"<i>{shown}</i>")
-            continue
-        value = float(values[position])
-        tint = _DARKEST * (value - low) / span if span > 0 else 0.0
-        note = f"{position}: {what} {value:.3g}"
-        spans.append(f'<span{now} style="--a:{tint:.3f}" title="{note}">{shown}</span>')
-    return f'<div class="text">{"".join(spans)}</div>'
-
-
-def _row_chart(shares: "np.ndarray") -> str:
-    """A bar for each source position."""
-    height, base, top = 150, 130, 14
-    count, most = len(shares), float(shares.max()) or 1.0
-    width = (_CHART - _LEFT - _RIGHT) / count
-    bars = "".join(
-        f'<rect class="bar" x="{_LEFT + s * width:.2f}" y="{base - (base - top) * x / most:.2f}" '
-        f'width="{max(0.8 * width, 0.5):.2f}" height="{(base - top) * x / most:.2f}">'
-        f"<title>{s}: {x:.2%}</title></rect>"
-        for s, x in enumerate(shares.tolist())
-    )
-    return (
-        f'<svg viewBox="0 0 {_CHART} {height}" role="img" aria-label="Shares of the tokens before">'
-        f'<line class="rule" x1="{_LEFT}" x2="{_CHART - _RIGHT}" y1="{base}" y2="{base}"/>{bars}'
-        f'<text x="{_LEFT - 4}" y="{top + 6}" text-anchor="end">{most:.1%}</text>'
-        f'<text x="{_LEFT - 4}" y="{base}" text-anchor="end">0</text>'
-        f'<text x="{_LEFT}" y="{base + 15}">token 0</text>'
-        f'<text x="{_CHART - _RIGHT}" y="{base + 15}" text-anchor="end">{count - 1}</text></svg>'
-    )
-
-
-def _horizon_chart(report: Report) -> str:
-    """The quantiles of each layer on a logarithmic axis. What never fades ends at its right."""
-    all_of = np.stack([memory.horizons() for memory in report.seen.layers])
-    finite = all_of[np.isfinite(all_of) & (all_of > 0)]
-    low = math.floor(math.log10(finite.min())) if finite.size else 0
-    high = max(low + 1, math.ceil(math.log10(finite.max())) if finite.size else 1)
-    room, base = _CHART - _LEFT - _RIGHT, 18 * len(all_of) + 8
-
-    def x(tokens: float) -> float:
-        power = math.log10(tokens) if 0 < tokens < math.inf else (high if tokens else low)
-        return _LEFT + room * (power - low) / (high - low)
-
-    marks = []
-    every = max(1, math.ceil((high - low) / 8))
-    for power in range(low, high + 1, every):
-        at = x(10.0**power)
-        name = f"{10**power:,}" if 0 <= power <= 6 else f"1e{power}"
-        marks.append(
-            f'<line class="rule" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{base}"/>'
-            f'<text x="{at:.1f}" y="{base + 14}" text-anchor="middle">{name}</text>'
-        )
-    for index, (least, first, median, third, most) in enumerate(all_of.tolist()):
-        y = 18 * index + 14
-        marks.append(
-            f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{index}</text>'
-            f'<line class="reach" x1="{x(least):.1f}" x2="{x(most):.1f}" y1="{y}" y2="{y}"/>'
-            f'<line class="reach" stroke-width="6" x1="{x(first):.1f}" x2="{x(third):.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle cx="{x(median):.1f}" cy="{y}" r="4" fill="var(--paper)" stroke="var(--ink)">'
-            f"<title>layer {index}: median {tokens_of(median)}</title></circle>"
-        )
-    return (
-        f'<svg viewBox="0 0 {_CHART} {base + 20}" role="img" aria-label="Horizons of the layers">'
-        + "".join(marks)
-        + "</svg>"
-    )
-
-
-def _table(report: Report) -> str:
+def numbers(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The table of the layers: its heads and its rows."""
     seen = report.seen
     step = "dt" if seen.layers[0].steps is None else "Delta"
-    rows = []
-    for index, memory in enumerate(seen.layers):
-        taken = ", ".join(
-            f"{_escaped(visible(report.pieces[s]))} {s} ({share:.0%})"
-            for s, share in memory.most(_MOST)
-        )
-        cells = [
+    rows = [
+        [
             str(index),
             tokens_of(memory.horizons(quantiles=(0.5,))[0]),
             tokens_of(memory.horizons(0.01, (0.5,))[0]),
-            f"{memory.mean_step:.3g}",
-            taken,
+            f"{memory.mean_step:#.3g}",
+            "-" if memory.held is None else tokens_of(memory.held),
         ]
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("layer", "to 1/e", "to 1 %", f"mean {step}", f"most taken in at {seen.row.token}")
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+        for index, memory in enumerate(seen.layers)
+    ]
+    return ["layer", "to 1/e", "to 1 %", f"mean {step}", "held"], rows
+
+
+def _horizons(report: Report) -> list[str]:
+    seen = report.seen
+    caption = (
+        "The horizon of a number in the state: tokens until 1/e, 37 %, of what was written to it is left. Of each "
+        "layer its whole range, thin; the middle half, thick; and the median."
+        + (_BOUND if seen.kind == "s4" else "")
+    )
+    if not all(np.isfinite(memory.horizons()).all() for memory in seen.layers):
+        caption += " A line to the right end is of numbers that never fade."
+    held = (
+        "; held: how many tokens' inputs the state gives back." if seen.recall is not None else "."
+    )
+    return [
+        "<h2>How long each layer remembers</h2>",
+        figure(figures.horizons(seen), caption),
+        table(
+            "Medians of a layer, in tokens: until 1/e is left, and until 1 % is; the mean step"
+            + held,
+            *numbers(report),
+        ),
+    ]
+
+
+def _steps(report: Report) -> list[str]:
+    seen, layer = report.seen, report.seen.row.layer
+    steps = seen.layers[layer].steps
+    head = f"<h2>How far each token moves layer {layer}</h2>"
+    if steps is None:
+        return [
+            head,
+            f"<p>A layer of {seen.kind} moves by the same step at every token: dt, "
+            f"{seen.layers[layer].mean_step:.3g} in the mean of its channels. It cannot choose.</p>",
+        ]
+    low, high = float(steps.min()), float(steps.max())
+    return [
+        head,
+        "<p>Delta is the step that a token takes, here the mean over the channels. A long step takes the token in "
+        "and lets the past fade; a short one passes over it and keeps the past. The longest step here is "
+        f"{high / low:.3g} times the shortest.</p>",
+        _scale(f"Delta {low:#.3g}", f"{high:#.3g}"),
+        _tinted(report, steps, 0, "Delta", low),
+    ]
+
+
+def _row(report: Report, word: str) -> list[str]:
+    row, first = report.seen.row, report.first
+    shares = report.seen.layers[row.layer].shares[first:]
+    return [
+        f"<h2>What layer {row.layer} read for token {row.token}, {escaped(word)}</h2>",
+        "<p>The part of each token in what the scan puts out there: sizes of the contributions, summed over the "
+        "channels. It is what attention would be in a Transformer. What the scan reads at a token holds some of the "
+        "tokens before it too: of the short convolution, and of the layers below.</p>",
+        _scale("0", f"{float(shares.max()):.1%}"),
+        _tinted(report, shares, first, "share"),
+        figure(
+            figures.bars(shares, first, f"Part in the output at token {row.token}"),
+            f"The same as bars: parts of the output at token {row.token}. All tokens up to it make 100 %.",
+        ),
+    ]
+
+
+def _recall(report: Report) -> list[str]:
+    seen, row, first = report.seen, report.seen.row, report.first
+    kept, recall = seen.layers[row.layer].kept, seen.recall
+    head = f"<h2>What the state of layer {row.layer} still holds after token {row.token}</h2>"
+    if recall is None or kept is None:
+        return [head, "<p>A layer of the method dss has no state.</p>"]
+    n, count = recall.state.shape[1], len(kept)
+    close = slice(max(first, count - _CLOSE), count)
+    order = np.argsort(-recall.held, kind="stable")
+    chosen = dict.fromkeys(int(order[i]) for i in (0, len(order) // 2, len(order) - 1))
+    curves = [
+        (
+            f"{name}, channel {i}: {tokens_of(recall.held[i])} of {n} held",
+            [("read", recall.inputs[close, i]), ("drawn", recall.drawn[close, i])],
+        )
+        for name, i in zip(("holds most", "in the middle", "holds least"), chosen, strict=False)
+    ]
+    return [
+        head,
+        f"<p>All that the layer knows of the past is its state: {n} numbers for each channel. So it can hold the "
+        f"inputs of {n} tokens at most; of the {count:,} up to here it holds "
+        f"<strong>{tokens_of(float(kept.sum()))}</strong>, in the mean of the channels. 100 %: the best linear reader "
+        "of the state, to whom each number is known to a part in a thousand, gives the input of that token back; 0 %: "
+        "it is forgotten. What the model itself makes of its state may be less.</p>",
+        _scale("0 %", "100 %"),
+        _tinted(report, kept[first:], first, "kept", most=1.0),
+        figure(
+            figures.bars(kept[first:], first, "Part that can be drawn from the state", 1.0),
+            "The same as bars: the part of each token's input that can be drawn from the state again.",
+        ),
+        '<p class="scale"><span><u class="read"></u>what the scan read</span> '
+        '<span><u class="drawn"></u>what is drawn from the state</span></p>',
+        figure(
+            figures.panels(
+                curves,
+                close.start,
+                "token of the text",
+                f"Inputs of {len(curves)} channels, and what can be drawn from the state: "
+                + "; ".join(name for name, _ in curves),
+            ),
+            f"Three channels, the last {count - close.start} tokens. Where the lines part, the input is lost."
+            + (
+                " S4 begins as HiPPO-LegS, whose state is a projection of the past; training moves it, and this reads "
+                "it as it is now."
+                if seen.kind == "s4"
+                else ""
+            ),
+        ),
+    ]
+
+
+def _kernels(report: Report) -> list[str]:
+    seen, layer = report.seen, report.seen.row.layer
+    if (K := seen.kernel) is None:
+        return []
+    K = K[:, : len(K[0]) - report.first]
+    longest = seen.layers[layer].time_constants.max(axis=1)
+    order = np.argsort(longest, kind="stable")
+    chosen = dict.fromkeys(int(order[(len(order) - 1) * i // 3]) for i in range(4))
+    return [
+        f"<h2>Kernels of layer {layer}</h2>",
+        "<p>What a channel puts out after a single input of 1, lag by lag: its output is the input convolved with "
+        "this.</p>",
+        figure(
+            figures.panels(
+                [(f"channel {i}", [("drawn", K[i])]) for i in chosen],
+                0,
+                "lag, tokens",
+                f"Convolution kernels of channels {', '.join(map(str, chosen))}, over {K.shape[1]} lags.",
+            ),
+            "Four channels from the one that forgets soonest to the one that remembers longest; each by its own scale.",
+        ),
+    ]
+
+
+def _taken(report: Report, word: str) -> list[str]:
+    rows = [
+        [
+            str(index),
+            ",  ".join(
+                f"{visible(report.pieces[s])} {s} ({share:.0%})" for s, share in memory.most(_MOST)
+            ),
+        ]
+        for index, memory in enumerate(report.seen.layers)
+    ]
+    return [
+        "<h2>Layer by layer</h2>",
+        table(
+            f"What each layer read most for token {report.seen.row.token}, {word}: token, position, part.",
+            ["layer", "tokens"],
+            rows,
+            words=True,
+        ),
+    ]
+
+
+def _words() -> list[str]:
+    """What the words of the page mean."""
+    known = {
+        "token": "What the model reads at once: a character, a byte or a piece of a word. Counted from 0.",
+        "layer": "One block of the model, from 0, next to the text, to the last, next to the answer.",
+        "state": "The numbers that a layer carries from token to token: all that it knows of the past.",
+        "channel": "One of the signals that a layer reads, each with a state of its own.",
+        "1/e": "37 %: after one horizon as much is left of a number in the state; after 4.6 horizons, 1 %.",
+    }
+    items = "".join(
+        f"<dt>{escaped(each)}</dt><dd>{escaped(words)}</dd>" for each, words in known.items()
+    )
+    return ["<h2>Words of this page</h2>", f"<dl>{items}</dl>"]
+
+
+def _scale(low: str, high: str) -> str:
+    """What no tint and full tint mean."""
+    return f'<p class="scale">{escaped(low)}<b></b>{escaped(high)}</p>'
+
+
+def _tinted(
+    report: Report,
+    values: "np.ndarray",
+    first: int,
+    what: str,
+    low: float = 0.0,
+    most: float | None = None,
+) -> str:
+    """The text from token `first` on, each token tinted by its value; those that have none as they are."""
+    span = (float(values.max()) if most is None else most) - low
+    spans = []
+    for position, piece in enumerate(report.pieces[first:], start=first):
+        shown = escaped(piece).replace("\n", "<i>\u21b5</i>\n") or "<i>\u00b7</i>"
+        now = ' class="now"' if position == report.seen.row.token else ""
+        if position - first >= len(values):
+            spans.append(f"<i>{shown}</i>")
+            continue
+        value = float(values[position - first])
+        tint = _DARKEST * (value - low) / span if span > 0 else 0.0
+        note = f"token {position}: {what} {value:.3g}"
+        spans.append(f'<span{now} style="--a:{tint:.3f}" title="{note}">{shown}</span>')
+    return f'<div class="text" tabindex="0">{"".join(spans)}</div>'

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from adder.errors import UsageError
+from adder.explanation.held import Recall, linear_recall, selective_recall
 from adder.explanation.linear import index_of
 from adder.explanation.row import Numbers, Row, exact, linear_row, selective_row
 from adder.layers import Mamba, Mamba2, S4Block
@@ -40,12 +41,15 @@ class LayerMemory:
     dt: (h,) or (h, m), the constant step sizes of S4 and S4D; None for the others.
     shares: (t + 1,), of each source position the part of all that the layer's scan took in for its output at the token
         asked for: |contributions| of `Row`, summed over the channels.
+    kept: (t + 1,), the part of each input of the scan that the state after the token asked for can still be read for:
+        `Recall.kept`, the mean over the channels; None for S4D's method dss, which has no state.
     """
 
     time_constants: Numbers
     steps: Numbers | None
     dt: Numbers | None
     shares: Numbers
+    kept: Numbers | None
 
     def horizons(
         self, left: float = math.exp(-1), quantiles: Sequence[float] = QUANTILES
@@ -71,6 +75,11 @@ class LayerMemory:
         assert known is not None
         return float(known.mean())
 
+    @property
+    def held(self) -> float | None:
+        """How many tokens' inputs the state of a channel holds, in the mean."""
+        return None if self.kept is None else float(self.kept.sum())
+
     def most(self, count: int) -> list[tuple[int, float]]:
         """The source positions of the largest shares, (position, share), largest first; none of a share of 0."""
         order = np.argsort(-self.shares, kind="stable")[:count]
@@ -79,21 +88,32 @@ class LayerMemory:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` returns: the model's kind of layer, the tokens it read, its layers, and the row of one token."""
+    """What `explain` returns: the model's kind of layer, the tokens it read, its layers; of one of them, more.
+
+    row: where the scan's output there came from.
+    recall: the state behind it, and what can be drawn from it of the inputs; None for S4D's method dss.
+    """
 
     kind: str
     ids: npt.NDArray[np.int64]
     layers: tuple[LayerMemory, ...]
     row: Row
+    recall: Recall | None
+
+    @property
+    def kernel(self) -> Numbers | None:
+        """(h, t + 1), the convolution kernel of an S4 or S4D, from no lag to t; None for Mamba, which has none."""
+        return None if self.layers[0].dt is None else self.row.attention[::-1].T
 
 
 def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1) -> Explanation:
     """Say what a language model of mamba, mamba2, s4 or s4d remembers, and what it took in for one token.
 
     The model reads `ids` once, from an empty state, without gradients. Of each layer come the time constants, the step
-    of each token, and how much it took in of which for its output at `token`; of one, `layer`, the whole row of its
-    scan there: what each token up to it contributed to each channel. All numbers are float64 on the CPU, of the inputs
-    that the layers saw in the model's own type.
+    of each token, how much it took in of which for its output at `token`, and how much of each its state still holds;
+    of one, `layer`, the whole row of its scan there, what each token up to it contributed to each channel, and the
+    inputs as they can be drawn from its state. All numbers are float64 on the CPU, of the inputs that the layers saw in
+    the model's own type.
 
     Args:
         model: the model; it stays as it is.
@@ -123,13 +143,13 @@ def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1)
     chosen = index_of("explain", "layer", layer, len(blocks))
     position = index_of("explain", "token", token, len(known))
     layers: dict[int, LayerMemory] = {}
-    rows: list[Row] = []
+    found: list[tuple[Row, Recall | None]] = []
 
     def look(index: int, mixer: Any, u: Tensor) -> None:
         read = _linear if isinstance(mixer, S4Block) else _selective
-        layers[index], row = read(mixer, u, index, position)
+        layers[index], row, recall = read(mixer, u, index, position)
         if index == chosen:
-            rows.append(row)
+            found.append((row, recall))
 
     handles = [
         block.mixer.register_forward_pre_hook(
@@ -145,7 +165,7 @@ def explain(model: LanguageModel, ids: Any, *, layer: int = -1, token: int = -1)
         for handle in handles:
             handle.remove()
     return Explanation(
-        model.config.layer, known, tuple(layers[i] for i in range(len(blocks))), rows[0]
+        model.config.layer, known, tuple(layers[i] for i in range(len(blocks))), *found[0]
     )
 
 
@@ -165,22 +185,29 @@ def _checked(ids: Any, size: int) -> npt.NDArray[np.int64]:
     return given.astype(np.int64)
 
 
-def _selective(mixer: Mamba | Mamba2, u: Tensor, layer: int, token: int) -> tuple[LayerMemory, Row]:
+def _selective(
+    mixer: Mamba | Mamba2, u: Tensor, layer: int, token: int
+) -> tuple[LayerMemory, Row, Recall]:
     inputs = mixer.scan_inputs(u)
     steps, A = exact(inputs.steps)[0], exact(inputs.A)  # (l d), or (l h)
     mean = steps.mean(dim=0)
     rates = mean * A.abs() if A.ndim == 1 else mean[:, None] * A.abs()
-    row = selective_row(inputs, layer, token)
-    return LayerMemory(_inverse(rates), steps.mean(dim=1).numpy(), None, row.shares), row
+    row, recall = selective_row(inputs, layer, token), selective_recall(inputs, token)
+    kept = recall.kept.mean(axis=1)
+    memory = LayerMemory(_inverse(rates), steps.mean(dim=1).numpy(), None, row.shares, kept)
+    return memory, row, recall
 
 
-def _linear(mixer: S4Block, u: Tensor, layer: int, token: int) -> tuple[LayerMemory, Row]:
+def _linear(
+    mixer: S4Block, u: Tensor, layer: int, token: int
+) -> tuple[LayerMemory, Row, Recall | None]:
     ssm = mixer.layer
     u = u if mixer.input_linear is None else mixer.input_linear(u)
     dt, A = exact(ssm.step_sizes()), exact(ssm.eigenvalues().real)
     rates = A.abs() * (dt if dt.ndim == 2 else dt[:, None])
-    row = linear_row(ssm, u, layer, token)
-    return LayerMemory(_inverse(rates), None, dt.numpy(), row.shares), row
+    row, recall = linear_row(ssm, u, layer, token), linear_recall(ssm, u, token)
+    kept = None if recall is None else recall.kept.mean(axis=1)
+    return LayerMemory(_inverse(rates), None, dt.numpy(), row.shares, kept), row, recall
 
 
 def _inverse(rates: Tensor) -> Numbers:
