@@ -224,6 +224,26 @@ def test_a_horizon_shows_the_last_tokens_alone(runs, tmp_path, capsys):
     assert "tinted" not in capsys.readouterr().out  # the page is there: nothing is to be said of it
 
 
+def test_a_long_beginning_that_was_forgotten_is_not_drawn(runs, tmp_path, as_json):
+    path = tmp_path / "page.html"
+    model, vocabulary = open_model(runs / "mamba").reader()
+    for block in model.backbone.blocks():
+        block.mixer.dt_proj.bias.data += 4  # steps so long that little stays
+    model.save_pretrained(tmp_path / "model")
+    vocabulary.save(tmp_path / "model" / "vocabulary.json")
+    values = as_json("explain", tmp_path / "model", TEXT[:300], "--html", path)
+    page = check(path.read_text(encoding="utf-8"))
+    for drawn, key in zip(page.texts[1:], ("shares", "kept"), strict=True):
+        parts = np.array(values["layers"][1][key])
+        said = int(drawn.split(" ", 1)[0])
+        assert 200 < said < 300
+        assert parts[:said].sum() <= 0.05 * parts.sum() < parts[: said + 1].sum()
+        assert drawn.startswith(f"{said} tokens before, 5% together\n{TEXT[said]}")
+    assert len(page.tokens()) == 300 + sum(
+        300 - int(each.split(" ", 1)[0]) for each in page.texts[1:]
+    )
+
+
 def test_a_text_shorter_than_the_memory_is_said_to_be(runs, tmp_path, capsys):
     capsys.readouterr()
     path = tmp_path / "page.html"

@@ -19,9 +19,10 @@ _STYLE = (
     """
 :root { --wash: 226 98 16; } @media (prefers-color-scheme: dark) { :root { --wash: 190 84 20; } }
 .text { white-space: pre-wrap; border: 1px solid var(--line); border-radius: .5rem; padding: .75rem;
-  font: .95rem/1.7 ui-monospace, monospace; margin: .5rem 0; max-height: 40rem; overflow-y: auto; }
+  font: .95rem/1.7 ui-monospace, monospace; margin: .5rem 0; }
 .text span { background: rgb(var(--wash) / var(--a)); border-radius: .15rem; }
 .text span, .text i { unicode-bidi: isolate; }
+.text small { color: var(--faint); font: .85rem system-ui, sans-serif; }
 .text .now { outline: 2px solid var(--ink); } .text i { color: var(--faint); font-style: normal; }
 .scale { display: flex; flex-wrap: wrap; gap: .25rem .6rem; align-items: center; color: var(--faint);
   font-size: .85rem; }
@@ -35,6 +36,7 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; max-width: 46rem; }
 )
 _DARKEST = 0.85
 _MOST = 5
+_FAINT = 0.05  # of the tokens before those that a text begins with: all that they have together
 _CLOSE = 64  # tokens of a drawing of single channels: as many as can be told apart
 _BOUND = " Of S4 they are upper bounds: its low-rank part makes the state fade faster."
 
@@ -317,10 +319,19 @@ def _tinted(
     low: float = 0.0,
     most: float | None = None,
 ) -> str:
-    """The text from token `first` on, each token tinted by its value; those that have none as they are."""
+    """The text from token `first` on, each token tinted by its value; those that have none as they are.
+
+    Where values begin at 0, a long beginning that has none to speak of is left away, and said to be.
+    """
     span = (float(values.max()) if most is None else most) - low
+    skipped = 0 if low else int(np.searchsorted(values.cumsum(), _FAINT * values.sum()))
     spans = []
-    for position, piece in enumerate(report.pieces[first:], start=first):
+    if skipped < _CLOSE:
+        skipped = 0
+    else:
+        spans.append(f"<small>{skipped:,} tokens before, {_FAINT:.0%} together</small>\n")
+    start = first + skipped
+    for position, piece in enumerate(report.pieces[start:], start=start):
         shown = escaped(piece).replace("\n", "<i>\u21b5</i>\n") or "<i>\u00b7</i>"
         now = ' class="now"' if position == report.seen.row.token else ""
         if position - first >= len(values):
@@ -330,4 +341,4 @@ def _tinted(
         tint = _DARKEST * (value - low) / span if span > 0 else 0.0
         note = f"token {position}: {what} {value:.3g}"
         spans.append(f'<span{now} style="--a:{tint:.3f}" title="{note}">{shown}</span>')
-    return f'<div class="text" tabindex="0">{"".join(spans)}</div>'
+    return f'<div class="text">{"".join(spans)}</div>'
