@@ -171,8 +171,9 @@ def _steps(report: Report) -> list[str]:
     return [
         head,
         "<p>Delta is the step that a token takes, here the mean over the channels. A long step takes the token in "
-        "and lets the past fade; a short one passes over it and keeps the past. The longest step here is "
-        f"{high / low:.3g} times the shortest.</p>",
+        "and lets the past fade; a short one passes over it and keeps the past."
+        + (f" The longest step here is {high / low:.3g} times the shortest." if low > 0 else "")
+        + "</p>",
         _scale(f"Delta {low:#.3g}", f"{high:#.3g}"),
         _tinted(report, steps, 0, "Delta", low),
     ]
@@ -223,7 +224,12 @@ def _recall(report: Report) -> list[str]:
         _tinted(report, kept[first:], first, "kept", most=1.0),
         figure(
             figures.bars(kept[first:], first, "Part that can be drawn from the state", 1.0),
-            "The same as bars: the part of each token's input that can be drawn from the state again.",
+            "The same as bars: the part of each token's input that can be drawn from the state again."
+            + (
+                " The first tokens stand out because nothing was read before them."
+                if first == 0 and kept[0] > 2 * kept.min()
+                else ""
+            ),
         ),
         '<p class="scale"><span><u class="read"></u>what the scan read</span> '
         '<span><u class="drawn"></u>what is drawn from the state</span></p>',
@@ -235,7 +241,8 @@ def _recall(report: Report) -> list[str]:
                 f"Inputs of {len(curves)} channels, and what can be drawn from the state: "
                 + "; ".join(name for name, _ in curves),
             ),
-            f"Three channels, the last {count - close.start} tokens. Where the lines part, the input is lost."
+            f"{len(curves)} of {len(order):,} channels, the last {count - close.start} tokens. "
+            "Where the lines part, the input is lost."
             + (
                 " S4 begins as HiPPO-LegS, whose state is a projection of the past; training moves it, and this reads "
                 "it as it is now."
@@ -265,7 +272,8 @@ def _kernels(report: Report) -> list[str]:
                 "lag, tokens",
                 f"Convolution kernels of channels {', '.join(map(str, chosen))}, over {K.shape[1]} lags.",
             ),
-            "Four channels from the one that forgets soonest to the one that remembers longest; each by its own scale.",
+            f"{len(chosen)} channels, from the one that forgets soonest to the one that remembers longest; each by its "
+            "own scale.",
         ),
     ]
 
