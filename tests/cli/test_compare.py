@@ -52,6 +52,9 @@ def test_an_interrupt_keeps_what_was_measured(
     [
         (["--model=rnn"], "--model rnn: choose mamba"),
         (["--only=speed"], "--only speed: choose training, generation or quality"),
+        (["--task=parity"], "--task parity: choose text, selective-copying or induction-heads"),
+        (["--scaled"], "--quick and --scaled exclude each other"),
+        (["--only=training", "--task=text"], "--task says what is learned: add --only quality"),
         (["--html=taken.html"], "--html taken.html is there already"),
         (["--html=."], "--html . is a folder"),
         (["--json=nowhere/a.json"], "--json nowhere/a.json: there is no folder nowhere"),

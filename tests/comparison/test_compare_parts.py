@@ -11,7 +11,15 @@ import torch
 from adder.comparison import run as running
 from adder.comparison.match import match
 from adder.comparison.page import page as html_page
-from adder.comparison.plan import PARTS, TASKS, Plan, quick_plan, task_source, task_training
+from adder.comparison.plan import (
+    PARTS,
+    TASKS,
+    Plan,
+    quick_plan,
+    scaled_plan,
+    task_source,
+    task_training,
+)
 from adder.comparison.quality import Answering, OutOfTime, Reading, train
 from adder.comparison.report import page
 from adder.comparison.results import Results
@@ -20,6 +28,7 @@ from adder.comparison.speed import generation_times, training_times
 from adder.data.text import Text
 from adder.errors import UsageError
 from adder.models import LanguageModel
+from adder.training.presets import find_synthetic_preset
 
 from ..pages import check
 
@@ -78,7 +87,12 @@ def test_training_times_rise_until_the_time_is_up() -> None:
 
 
 def test_text_is_learned_and_measured_in_windows_of_their_own() -> None:
-    config = replace(task_training("text", 40, 0), length=32, batch_size=4, evaluation_tokens=320)
+    config = replace(
+        task_training(replace(Plan(), steps={"text": 40}), "text", 0),
+        length=32,
+        batch_size=4,
+        evaluation_tokens=320,
+    )
     subject = Reading(TEXT, config)
     model = build("mamba", 256)
     before = subject.evaluate(model)["bits per byte"]
@@ -93,8 +107,9 @@ def test_text_is_learned_and_measured_in_windows_of_their_own() -> None:
 
 
 def test_tasks_are_asked_at_every_length() -> None:
-    source, lengths = task_source("induction-heads")
-    config = replace(task_training("induction-heads", 2, 0), evaluation_tokens=64)
+    plan = replace(Plan(), steps={"induction-heads": 2})
+    source, lengths = task_source(plan, "induction-heads")
+    config = replace(task_training(plan, "induction-heads", 0), evaluation_tokens=64)
     found = train(
         build("gru", source.vocab_size), Answering(source, config, lengths), config, deadline=FAR
     )
@@ -107,6 +122,18 @@ def test_tasks_are_asked_at_every_length() -> None:
             config,
             deadline=later(-1),
         )
+
+
+def test_scaled_tasks_are_those_of_train() -> None:
+    plan = scaled_plan(tasks=("selective-copying",))
+    source, lengths = task_source(plan, "selective-copying")
+    assert (source.length, source.tokens, source.vocab_size, lengths) == (272, 16, 16, (272,))  # type: ignore[attr-defined]
+    preset = find_synthetic_preset("selective-copying", "scaled").training
+    config = task_training(plan, "selective-copying", 3)
+    assert (config.steps, config.seed, config.length) == (preset["steps"], 3, 272)
+    assert config.learning_rate == preset["learning_rate"]
+    assert task_source(plan, "induction-heads")[1] == (256, 1024, 4096, 16_384, 65_536)
+    assert task_training(plan, "text", 0).length == 256
 
 
 @pytest.fixture
@@ -142,6 +169,13 @@ def test_a_whole_comparison(tiny: Plan) -> None:
     assert all(isinstance(row["training"], float) for row in tree["exponents"])
     drawn = html_page(results)
     assert len(check(drawn).named("svg")) == 2 * 3  # each for wide and narrow windows
+
+
+def test_tasks_are_chosen(tiny: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "read_source", lambda _: pytest.fail("no text is learned"))
+    plan = replace(tiny, parts=("quality",), tasks=("induction-heads",), seeds=(0,))
+    results = Run(plan).run()
+    assert {row["task"] for row in results.quality} == {"induction-heads"}
 
 
 def test_what_does_not_fit_is_named(tiny: Plan) -> None:

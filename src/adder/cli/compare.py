@@ -39,12 +39,29 @@ def compare(
             help="training, generation or quality; may be given several times [everything]."
         ),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is learned for quality: text, selective-copying or induction-heads; may be given several "
+            "times [all three].",
+        ),
+    ] = None,
+    scaled: Annotated[
+        bool,
+        typer.Option(
+            "--scaled",
+            help="Quality at the size of adder train TASK: rows of 256 tokens, up to ten minutes a model and task.",
+        ),
+    ] = False,
     seeds: Annotated[
         int, typer.Option(min=1, help="Train for quality so often, from other weights and data.")
     ] = 1,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Take so long at most; what does not fit is named [11; 2]."),
+        typer.Option(
+            min=0.1,
+            help="Take so long at most; what does not fit is named [11; quick: 2; scaled: 120].",
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="[as many as there are cores]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -73,12 +90,19 @@ def compare(
 
     import torch
 
-    from adder.comparison.plan import PARTS, Plan, quick_plan
+    from adder.comparison.plan import PARTS, TASKS, Plan, quick_plan, scaled_plan
     from adder.models.config import LAYERS
     from adder.training.device import choose_device
 
     check_known("--model", model, LAYERS)
     check_known("--only", only, PARTS)
+    check_known("--task", task, TASKS)
+    if quick and scaled:
+        raise UsageError("--quick and --scaled exclude each other")
+    if (task or scaled) and only and "quality" not in only:
+        raise UsageError(
+            f"{'--task' if task else '--scaled'} says what is learned: add --only quality"
+        )
     changes: dict[str, Any] = {
         **{"source": source, "seeds": tuple(range(seeds))},
         **{"device": str(choose_device(device))},
@@ -87,11 +111,14 @@ def compare(
         changes["layers"] = tuple(dict.fromkeys(model))
     if only:
         changes["parts"] = tuple(part for part in PARTS if part in only)
+    if task:
+        changes["tasks"] = tuple(each for each in TASKS if each in task)
     if minutes is not None:
         changes["seconds"] = minutes * 60
     if threads is not None:
         torch.set_num_threads(threads)
-    _run((quick_plan if quick else Plan)(**changes), json_file, html_file)
+    make = quick_plan if quick else scaled_plan if scaled else Plan
+    _run(make(**changes), json_file, html_file)
 
 
 def _run(plan: "Plan", json_file: Path | None, html_file: Path | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from adder.data.synthetic import Synthetic, make_synthetic
 from adder.training.config import TrainingConfig
+from adder.training.presets import find_synthetic_preset
 
 PARTS = ("training", "generation", "quality")
 QUICK_LAYERS = ("mamba", "s4", "transformer", "lstm")
@@ -24,11 +25,14 @@ class Plan:
         seconds: that all of it may take; what does not fit is left out by name.
         limit: a training step on one length that takes longer is the last of its model.
         tokens: written after each context.
+        tasks: what is learned for quality.
         steps: of training, for each task.
+        scaled: the tasks are those of `adder train TASK`: rows of 256 tokens, and thousands of steps.
     """
 
     layers: tuple[str, ...] = LAYERS
     parts: tuple[str, ...] = PARTS
+    tasks: tuple[str, ...] = TASKS
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
     source: str | None = None
@@ -40,6 +44,7 @@ class Plan:
     steps: dict[str, int] = field(
         default_factory=lambda: {"text": 500, "selective-copying": 1200, "induction-heads": 800}
     )
+    scaled: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "size": SIZE, "vocabulary": VOCABULARY}
@@ -59,34 +64,54 @@ def quick_plan(**changes: Any) -> Plan:
     return Plan(**(short | changes))
 
 
-def task_training(task: str, steps: int, seed: int) -> TrainingConfig:
+def scaled_plan(**changes: Any) -> Plan:
+    """The tasks as `adder train TASK` trains them: up to ten minutes for each model on two cores."""
+    steps = {task: 2000 if task == "text" else _preset(task)["steps"] for task in TASKS}
+    long: dict[str, Any] = {"seconds": 7200.0, "scaled": True, "steps": steps}
+    return Plan(**(long | changes))
+
+
+def _preset(task: str) -> dict[str, Any]:
+    return find_synthetic_preset(task, "scaled").training
+
+
+def task_training(plan: Plan, task: str, seed: int) -> TrainingConfig:
     """How a model learns a task: the same for every model.
 
-    The tasks are those of arXiv 2312.00752, far smaller: selective copying of 4 tokens among 32 (there 16 among
-    4096), induction heads trained at 64 tokens (there 256).
+    The tasks are those of arXiv 2312.00752, smaller: selective copying of 8 tokens among 128 (there 16 among 4096),
+    induction heads trained at 64 tokens (there 256); with `scaled`, 16 among 256, and 256.
     """
-    length, rows, rate = {
-        "text": (256, 8, 3e-3),
-        "selective-copying": (36, 32, 5e-3),
-        "induction-heads": (64, 32, 4e-3),
+    steps = plan.steps[task]
+    common: dict[str, Any] = {"steps": steps, "seed": seed, "carry_state": False}
+    if task != "text":
+        common |= {"length": task_source(plan, task)[0].length, "validation": 0.0}
+    if plan.scaled and task != "text":
+        return TrainingConfig(**(_preset(task) | common))
+    rows, rate, beta2 = {
+        "text": (8, 3e-3, 0.95),
+        "selective-copying": (32, 5e-3, 0.9),
+        "induction-heads": (32, 4e-3, 0.95),
     }[task]
+    if task == "text":
+        common |= {"length": 256, "validation": 0.1}
     return TrainingConfig(
-        steps=steps,
         batch_size=rows,
-        length=length,
         learning_rate=rate,
         minimum_learning_rate=rate / 20,
         warmup=min(100, steps // 4),
         weight_decay=0.1 if task == "text" else 0.0,
-        seed=seed,
-        carry_state=False,
-        validation=0.1 if task == "text" else 0.0,
+        beta2=beta2,
         evaluation_tokens=50_000 if task == "text" else 20_000,
+        **common,
     )
 
 
-def task_source(task: str) -> tuple[Synthetic, tuple[int, ...]]:
+def task_source(plan: Plan, task: str) -> tuple[Synthetic, tuple[int, ...]]:
     """The source of a task, and the lengths it is evaluated at: as trained, and beyond."""
+    if plan.scaled:
+        source = make_synthetic(task, **find_synthetic_preset(task, "scaled").source)
+        beyond = (1024, 4096, 16_384, 65_536) if task == "induction-heads" else ()
+        return source, (source.length, *beyond)
     if task == "induction-heads":
         return make_synthetic(task, length=64, symbols=7), (64, 256, 1024)
-    return make_synthetic(task, length=36, tokens=4, symbols=6), (36,)
+    return make_synthetic(task, length=136, tokens=8, symbols=6), (136,)

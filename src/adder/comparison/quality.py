@@ -18,6 +18,8 @@ from adder.training.schedule import learning_rate
 from adder.training.synthetic import SyntheticTask, answer
 from adder.training.text import TextTask
 
+_LONG = 4096  # rows that are longer are few
+
 
 class OutOfTime(Exception):
     """What is left to do does not fit; the message says what, and why."""
@@ -67,7 +69,7 @@ class Answering:
     def evaluate(self, model: LanguageModel) -> dict[str, float]:
         config, found = self.task.training, {}
         for length in self.lengths:
-            rows = max(16, config.evaluation_tokens // length)
+            rows = max(16 if length <= _LONG else 4, config.evaluation_tokens // length)
             right = answer(model, self.task.source, rows, length, config.seed)
             found[f"right at {length}"] = right.accuracy
         return found

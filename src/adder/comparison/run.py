@@ -13,7 +13,6 @@ from adder.comparison.plan import (
     PARTS,
     SHARES,
     SIZE,
-    TASKS,
     VOCABULARY,
     Plan,
     task_source,
@@ -39,7 +38,7 @@ class Run:
         self.plan, self._say = plan, say
         self._began = time.monotonic()
         self.text: Text | None = None
-        if "quality" in plan.parts:
+        if "quality" in plan.parts and "text" in plan.tasks:
             self.text = read_source(plan.source)
         self.device = torch.device(plan.device)
         self.results = Results(plan.to_dict(), machine())
@@ -104,12 +103,12 @@ class Run:
         jobs = [
             (seed, task, layer)
             for seed in self.plan.seeds
-            for task in TASKS
+            for task in self.plan.tasks
             for layer in self.plan.layers
         ]
         for i, (seed, task, layer) in enumerate(jobs):
             now = time.monotonic()
-            config = task_training(task, self.plan.steps[task], seed)
+            config = task_training(self.plan, task, seed)
             # Three times an equal share: models are not equally fast, and what one leaves is the others'.
             until = min(deadline, now + 3 * (deadline - now) / (len(jobs) - i))
             subject: Subject
@@ -117,7 +116,8 @@ class Run:
                 assert self.text is not None
                 subject = Reading(self.text, config)
             else:
-                subject = Answering(task_source(task)[0], config, task_source(task)[1])
+                source, lengths = task_source(self.plan, task)
+                subject = Answering(source, config, lengths)
             model = self._build(layer, subject.vocab_size, seed)
             words = f"{task}: {layer}, seed {seed}"
 

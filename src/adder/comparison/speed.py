@@ -12,7 +12,7 @@ from adder.models import LanguageModel
 from adder.models.decoder import Decoder
 
 READ_AT_ONCE = 512
-_ENOUGH = 0.2  # seconds: a step below it is measured several times
+_ENOUGH = 2.0  # seconds: a step below it is measured several times
 
 
 def training_times(
