@@ -1,0 +1,125 @@
+"""What the Triton kernels of state space duality share. A chunk has T steps; a program has one, of one head.
+
+Decays are exp2 of differences of sums over a chunk, which restart with each packed sequence. A sum is kept as a multiple
+of 1 / GRID, whose differences are exact, and the small rest: no digit of a slow decay behind fast ones is lost. A
+log-decay below LEAST counts as LEAST: its decay is 0 in float32 as well, and no sum is infinite.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950216293335)  # and its rest: together log2(e), each a float32
+LOG2E_REST = tl.constexpr(1.9259629911e-8)
+GRID = tl.constexpr(256.0)
+LEAST = tl.constexpr(-160.0)
+
+
+@triton.jit
+def place(heads, chunks):
+    """Batch row, chunk and head of this program: heads, which share B and C, next to each other."""
+    head = tl.program_id(0) % heads
+    rest = tl.program_id(0) // heads
+    return (rest // chunks).to(tl.int64), (rest % chunks).to(tl.int64), head.to(tl.int64)
+
+
+@triton.jit
+def operand(x, PRECISION: tl.constexpr):
+    """x as a product takes it: rounded to bfloat16 where the signals are, else float32."""
+    return x.to(tl.bfloat16) if PRECISION == "bf16" else x.to(tl.float32)
+
+
+@triton.jit
+def product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b, of operands."""
+    if PRECISION == "bf16":
+        return tl.dot(a, b, total)
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def exact_product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b, a an operand and b float32: b is cut into three bfloat16, 24 bits, so that nothing is rounded."""
+    if PRECISION == "bf16":
+        high = b.to(tl.bfloat16)
+        rest = b - high.to(tl.float32)
+        middle = rest.to(tl.bfloat16)
+        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        total = tl.dot(a, low, total)
+        total = tl.dot(a, middle, total)
+        return tl.dot(a, high, total)
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def rows_of(pointer, row_size, row, column, length, width):
+    """Rows of a signal (l, width), zero where there are none."""
+    here = (row < length)[:, None] & (column < width)[None, :]
+    return tl.load(pointer + row[:, None] * row_size + column[None, :], mask=here, other=0.0)
+
+
+@triton.jit
+def gated(dy, z, dy_l, z_l, row, column, length, width):
+    """q = dy silu(z) in float32."""
+    q = rows_of(dy, dy_l, row, column, length, width).to(tl.float32)
+    if z is not None:
+        gate = rows_of(z, z_l, row, column, length, width).to(tl.float32)
+        q *= gate * sigmoid(gate)
+    return q
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * 1.4426950408889634))
+
+
+@triton.jit
+def state_block(states, i, c, n, p):
+    """States i (n) of channels c (p), float32, zero where there are none."""
+    here = (i < n)[:, None] & (c < p)[None, :]
+    return tl.load(states + i[:, None] * p + c[None, :], mask=here, other=0.0)
+
+
+@triton.jit
+def sequences(number, at):
+    """The number of each step's packed sequence, counted from the one before the chunk, which is 0."""
+    if number is None:
+        return at * 0
+    else:
+        return tl.load(number + at)
+
+
+@triton.jit
+def decays(sums, rests, last_sum, last_rest):
+    """exp2 of what the sums lack to the last ones."""
+    return tl.exp2((last_sum - sums) + (last_rest - rests))
+
+
+@triton.jit
+def clean(x):
+    """x with 0 for what is not finite, and where that is: a weight of zero does not silence NaN."""
+    x = x.to(tl.float32)
+    bad = infinite(x)
+    return tl.where(bad, 0.0, x), bad
+
+
+@triton.jit
+def infinite(x):
+    """Whether x is not finite."""
+    return (tl.abs(x) < float("inf")) == 0
+
+
+@triton.jit
+def spoiled(out, reached, bad, PRECISION: tl.constexpr):
+    """out (rows, columns), NaN where a row reaches a step whose value is not finite; reached (rows, steps)."""
+    if tl.max(tl.max(bad.to(tl.int32), 1), 0) > 0:
+        zero = tl.zeros(out.shape, tl.float32)
+        met = product(
+            operand(reached.to(tl.float32), PRECISION),
+            operand(bad.to(tl.float32), PRECISION),
+            zero,
+            PRECISION,
+        )
+        out = tl.where(met > 0.5, float("nan"), out)
+    return out

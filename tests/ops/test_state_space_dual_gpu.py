@@ -1,0 +1,50 @@
+"""state_space_dual's Triton kernels: in Triton's interpreter or on a GPU, and compiled ahead of time for an H100."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from triton_process import run
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+
+CASES = str(Path(__file__).parent / "state_space_dual_on_gpu.py")
+COMPILED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from triton_process import resources
+from adder.ops.state_space_dual import gpu, gpu_forward
+
+SIGNALS = "x dt B C dy y out".split()
+FLOATS = "A D bias steps sums rests slopes states initial final after dx_x whole entry parts dD e".split()
+types = dict.fromkeys(SIGNALS, "*bf16") | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("dt_min", "dt_max"), "fp32")
+tile = {"PRECISION": "bf16", "T": 128, "P": 64}
+usual = dict.fromkeys(("seq_idx", "number", "z")) | tile
+kernels = [
+    (gpu_forward.steps_kernel, {"SOFTPLUS": True}),
+    (gpu_forward.states_kernel, {"ADJOINT": False, "K": gpu.ROWS, "N": 128}),
+    (gpu_forward.pass_kernel, {"initial": None, "REVERSE": False, "AHEAD": gpu.AHEAD, "BLOCK": gpu.BLOCK}),
+    (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, "N": 64}),
+]
+found = {}
+for kernel, constants in kernels:
+    every = types | {name: "i32" for name in kernel.arg_names if name not in types}
+    found[kernel.__name__] = resources(kernel, every, usual | constants)
+print(json.dumps(found))
+"""
+
+
+def test_every_call() -> None:
+    """Values and gradients against the reference, with the tolerances of the other implementations."""
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    assert run(CASES, **interpreted).endswith("done\n")
+
+
+def test_compiled_for_an_h100(tmp_path: Path) -> None:
+    """The usual call needs no stack: no array is indexed, and nothing is spilled."""
+    printed = run("-c", COMPILED, str(Path(__file__).parent), TRITON_CACHE_DIR=str(tmp_path))
+    for name, use in json.loads(printed).items():
+        assert use["LOCAL"] == "0", name
+        assert int(use["STACK"]) <= 16, (name, use)
