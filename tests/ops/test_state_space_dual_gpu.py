@@ -26,7 +26,7 @@ kernels = [
     (gpu_forward.steps_kernel, {"SOFTPLUS": True}),
     (gpu_forward.states_kernel, {"ADJOINT": False, "K": gpu.ROWS, "N": 128}),
     (gpu_forward.pass_kernel, {"initial": None, "REVERSE": False, "AHEAD": gpu.AHEAD, "BLOCK": gpu.BLOCK}),
-    (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, "N": 64}),
+    (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, "N": 128}),
 ]
 found = {}
 for kernel, constants in kernels:

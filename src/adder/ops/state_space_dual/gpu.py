@@ -102,7 +102,7 @@ class Call:
         output_kernel[(self.programs, CHUNK // ROWS)](
             self.x, self.z, self.B, self.C, self.D, dy, *self.decays(), states, out,
             *strides(self.x, self.z, self.B, self.C, dy), *self.sizes(),
-            M=ROWS, N=min(self.padded_n, 64), **self.wide, **self.tile,
+            M=ROWS, N=min(self.padded_n, 128), **self.wide, **self.tile,
         )  # fmt: skip
 
 

@@ -163,37 +163,43 @@ def output_kernel(
 ):  # fmt: skip
     """y of M steps, `out` (b l h p); with dy, instead, the gradient of z."""
     batch, chunk, head = place(heads, chunks)
-    c, m, s = tl.arange(0, P), tl.program_id(1) * M + tl.arange(0, M), tl.arange(0, T)
-    row, before = chunk * T + m, chunk * T + s
+    c, m = tl.arange(0, P), tl.program_id(1) * M + tl.arange(0, M)
+    row = chunk * T + m
     x += batch * x_b + head * p
     B += batch * B_b + head // per_group * n
     C += batch * C_b + head // per_group * n
     states += ((batch * chunks + chunk) * heads + head) * n * p
-    scores, y = tl.zeros((M, T), tl.float32), tl.zeros((M, P), tl.float32)
+    y = tl.zeros((M, P), tl.float32)
     for k in range(0, n, N):
         i = k + tl.arange(0, N)
         c_t = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
-        b_s = operand(rows_of(B, B_l, before, i, length, n), PRECISION)
-        scores = product(c_t, tl.trans(b_s), scores, PRECISION)
         y = product(c_t, operand(state_block(states, i, c, n, p), PRECISION), y, PRECISION)
     first = (batch * heads + head) * (chunks * T) + chunk * T
     numbers = batch * (chunks * T) + chunk * T
     own_sum, own_rest = tl.load(sums + first + m), tl.load(rests + first + m)
     own = sequences(number, numbers + m)
     y = tl.where((own == 0)[:, None], tl.exp2(own_sum + own_rest)[:, None] * y, 0.0)
-    reached = s[None, :] <= m[:, None]
-    if number is not None:
-        reached = reached & (own[:, None] == sequences(number, numbers + s)[None, :])
-    log = own_sum[:, None] - tl.load(sums + first + s)[None, :]
-    log += own_rest[:, None] - tl.load(rests + first + s)[None, :]
-    weights = tl.exp2(tl.where(reached, log, float("-inf"))) * scores
-    values = rows_of(x, x_l, before, c, length, p)
-    step = tl.load(steps + first + s)
-    finite, bad = clean(values)
-    bad = bad | infinite(step)[:, None]
-    weights = tl.where(reached, weights * tl.where(step == step, step, 0.0)[None, :], 0.0)
-    y = product(operand(weights, PRECISION), operand(finite, PRECISION), y, PRECISION)
-    y = spoiled(y, reached, bad, PRECISION)
+    for j in range(0, tl.program_id(1) + 1):
+        s = j * M + tl.arange(0, M)
+        before = chunk * T + s
+        scores = tl.zeros((M, M), tl.float32)
+        for k in range(0, n, N):
+            i = k + tl.arange(0, N)
+            c_t = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
+            b_s = operand(rows_of(B, B_l, before, i, length, n), PRECISION)
+            scores = product(c_t, tl.trans(b_s), scores, PRECISION)
+        reached = s[None, :] <= m[:, None]
+        if number is not None:
+            reached = reached & (own[:, None] == sequences(number, numbers + s)[None, :])
+        log = own_sum[:, None] - tl.load(sums + first + s)[None, :]
+        log += own_rest[:, None] - tl.load(rests + first + s)[None, :]
+        weights = tl.exp2(tl.where(reached, log, float("-inf"))) * scores
+        step = tl.load(steps + first + s)
+        finite, bad = clean(rows_of(x, x_l, before, c, length, p))
+        bad = bad | infinite(step)[:, None]
+        weights = tl.where(reached, weights * tl.where(step == step, step, 0.0)[None, :], 0.0)
+        y = product(operand(weights, PRECISION), operand(finite, PRECISION), y, PRECISION)
+        y = spoiled(y, reached, bad, PRECISION)
     if D is not None:
         skip = tl.load(D + head * p + c, mask=c < p, other=0.0) if BY_CHANNEL else tl.load(D + head)
         y += skip * rows_of(x, x_l, row, c, length, p).to(tl.float32)
