@@ -8,6 +8,11 @@ import triton
 from torch import Tensor
 
 from adder.ops.native import side_by_side
+from adder.ops.state_space_dual.gpu_backward import (
+    finish_kernel,
+    input_kernel,
+    projection_kernel,
+)
 from adder.ops.state_space_dual.gpu_forward import (
     output_kernel,
     pass_kernel,
@@ -20,6 +25,8 @@ from adder.ops.state_space_dual.portable import Inputs
 # How a product takes its operands: bfloat16 as it is, float16 as three TF32 products, float32 by multiply-adds.
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32x3", torch.float32: "ieee"}
 ROWS = 64  # steps of a tile
+BACKWARD_ROWS = 64  # of the kernel that makes dx
+SHARE = 8  # heads that a program sums dB and dC over
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
 
@@ -33,6 +40,49 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype, device=inputs.x.device)
     call.outputs(states, None, y)
     return y, last, states if save else call.scratch(0)
+
+
+def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) -> list[Tensor]:
+    """Return the gradients in the order of `portable.backward`."""
+    call = Call(inputs, slopes=True)
+    b, l, h, p = inputs.x.shape
+    dy, saved = side_by_side(dy, 2), saved.contiguous()
+    dlast = None if dlast is None else dlast.contiguous()
+    dstate = None if call.state is None else call.scratch(b, h, p, call.n)
+    after = call.states(dy, call.z, call.C, adjoint=True)
+    call.pass_on(after, dlast, dstate, reverse=True)
+    dx, ddt = (
+        torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (call.x, call.dt)
+    )
+    dz = None
+    if call.z is not None:
+        dz = torch.empty_like(dx)
+        call.outputs(saved, dy, dz)
+    e, dx_x = (torch.empty_like(call.steps) for _ in range(2))
+    dD = call.scratch(b, call.chunks, h, p)
+    input_kernel[(call.programs,)](
+        call.x, call.z, call.B, call.C, call.D, dy, *call.decays(), saved, after, dx, e, dx_x, dD,
+        *strides(call.x, call.z, call.B, call.C, dy), *call.sizes(),
+        M=BACKWARD_ROWS, N=min(call.padded_n, 64), num_warps=8, **call.wide, **call.tile,
+    )  # fmt: skip
+    dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
+    finish_kernel[(call.programs,)](
+        e, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks, T=CHUNK,
+    )  # fmt: skip
+    dB = call.projection(call.C, dy, after, of_c=False)
+    dC = call.projection(call.B, dy, saved, of_c=True)
+    skip = dD.sum((0, 1))
+    return [
+        dx,
+        ddt,
+        dA.sum((0, 1)),
+        dB,
+        dC,
+        call.scratch(0) if call.D is None else skip if call.D.ndim == 2 else skip.sum(-1),
+        call.scratch(0) if dz is None else dz,
+        call.scratch(0) if call.dt_bias is None else dbias.sum((0, 1)),
+        call.scratch(0) if dstate is None else dstate,
+    ]
 
 
 class Call:
@@ -104,6 +154,22 @@ class Call:
             *strides(self.x, self.z, self.B, self.C, dy), *self.sizes(),
             M=ROWS, N=min(self.padded_n, 128), **self.wide, **self.tile,
         )  # fmt: skip
+
+    def projection(self, partner: Tensor, dy: Tensor, states: Tensor, *, of_c: bool) -> Tensor:
+        """The gradient of C or of B; the partner is the other one."""
+        each = self.h // self.g
+        blocks = triton.cdiv(each, SHARE)
+        parts = self.scratch(self.b, self.g, blocks, self.l, self.n)
+        block = min(self.padded_n, 128)
+        grid = (
+            self.b * self.chunks * self.g * blocks, CHUNK // ROWS, triton.cdiv(self.n, block)
+        )  # fmt: skip
+        projection_kernel[grid](
+            self.x, self.z, partner, dy, *self.decays(), states, parts,
+            *strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE,
+            OF_C=of_c, M=ROWS, N=block, num_warps=8, **self.tile,
+        )  # fmt: skip
+        return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)
 
 
 def strides(*tensors: Tensor | None) -> tuple[int, ...]:
