@@ -15,10 +15,10 @@ COMPILED = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from triton_process import resources
-from adder.ops.state_space_dual import gpu, gpu_forward
+from adder.ops.state_space_dual import gpu, gpu_backward, gpu_forward
 
-SIGNALS = "x dt B C dy y out".split()
-FLOATS = "A D bias steps sums rests slopes states initial final after dx_x whole entry parts dD e".split()
+SIGNALS = "x dt B C partner dy y out dx ddt".split()
+FLOATS = "A D bias steps sums rests slopes states initial final after e dx_x dA dD dbias parts".split()
 types = dict.fromkeys(SIGNALS, "*bf16") | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("dt_min", "dt_max"), "fp32")
 tile = {"PRECISION": "bf16", "T": 128, "P": 64}
 usual = dict.fromkeys(("seq_idx", "number", "z")) | tile
@@ -27,6 +27,9 @@ kernels = [
     (gpu_forward.states_kernel, {"ADJOINT": False, "K": gpu.ROWS, "N": 128}),
     (gpu_forward.pass_kernel, {"initial": None, "REVERSE": False, "AHEAD": gpu.AHEAD, "BLOCK": gpu.BLOCK}),
     (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, "N": 128}),
+    (gpu_backward.input_kernel, {"BY_CHANNEL": False, "M": gpu.BACKWARD_ROWS, "N": 64, "num_warps": 8}),
+    (gpu_backward.projection_kernel, {"OF_C": True, "M": gpu.ROWS, "N": 128, "num_warps": 8}),
+    (gpu_backward.finish_kernel, {}),
 ]
 found = {}
 for kernel, constants in kernels:

@@ -54,7 +54,7 @@ def input_kernel(
     last = sequences(number, numbers + T - 1)
     spanned, met = tl.zeros((T,), tl.float32), tl.zeros((N,), tl.float32)
     skipped = tl.zeros((P,), tl.float32)
-    for part in tl.static_range(T // M):
+    for part in range(T // M):
         s = part * M + tl.arange(0, M)
         row = chunk * T + s
         scores = tl.zeros((M, T), tl.float32)
@@ -90,7 +90,7 @@ def input_kernel(
         left, entered = number_s == last, number_s == 0
         leave = decays(sum_s, rest_s, last_sum, last_rest)
         through = tl.where(left[:, None], leave[:, None] * through, 0.0)
-        leaving = tl.sum(through * values, 1)
+        leaving = tl.where(left, tl.sum(through * values, 1), 0.0)
         enters = tl.where(entered, tl.exp2(sum_s + rest_s) * tl.sum(entering * q_s, 1), 0.0)
         skipped += tl.sum(q_s * values, 0)
 
@@ -106,7 +106,9 @@ def input_kernel(
             pairs = exact_product(x_s, tl.trans(q_t), pairs, PRECISION)
         pairs = tl.where(reached, pairs * weights, 0.0)
         tl.store(dx_x + first + s, tl.sum(pairs, 1) + leaving)
-        later = tl.cumsum(pairs * step[:, None], 1, reverse=True) + (step * leaving)[:, None]
+        pairs = tl.where(reached, pairs * step[:, None], 0.0)
+        leaving = tl.where(left, step * leaving, 0.0)
+        later = tl.cumsum(pairs, 1, reverse=True) + leaving[:, None]
         spanned += tl.sum(tl.where(t[None, :] > s[:, None], later, enters[:, None]), 0)
 
         out *= step[:, None]
