@@ -30,10 +30,10 @@ def input_kernel(
 ):  # fmt: skip
     """dx, of each step e and dX . x (b h chunks T), and of each chunk sum_t q[t] x[t] (b chunks h p).
 
-    `states` are those before each chunk, `after` the gradients of those after it. M rows s meet all T columns at once.
+    `states` are those before each chunk, `after` the gradients of those after it. The tiles are M rows s, M columns t.
     """
     batch, chunk, head = place(heads, chunks)
-    c, t = tl.arange(0, P), tl.arange(0, T)
+    c = tl.arange(0, P)
     x += batch * x_b + head * p
     dy += batch * dy_b + head * p
     if z is not None:
@@ -44,73 +44,81 @@ def input_kernel(
     after += ((batch * chunks + chunk) * heads + head) * n * p
     first = (batch * heads + head) * (chunks * T) + chunk * T
     numbers = batch * (chunks * T) + chunk * T
-    column = chunk * T + t
-    sum_t, rest_t, number_t = (
-        tl.load(sums + first + t),
-        tl.load(rests + first + t),
-        sequences(number, numbers + t),
-    )
     last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
     last = sequences(number, numbers + T - 1)
-    spanned, met = tl.zeros((T,), tl.float32), tl.zeros((N,), tl.float32)
-    skipped = tl.zeros((P,), tl.float32)
-    for part in range(T // M):
+    met, skipped = tl.zeros((N,), tl.float32), tl.zeros((P,), tl.float32)
+    spanned = ()
+    for _ in tl.static_range(T // M):
+        spanned = spanned + (tl.zeros((M,), tl.float32),)
+    for part in tl.static_range(T // M):
         s = part * M + tl.arange(0, M)
         row = chunk * T + s
-        scores = tl.zeros((M, T), tl.float32)
+        # What comes through the state after the chunk, and what goes into the sums that begin or end at its borders.
         through, entering = tl.zeros((M, P), tl.float32), tl.zeros((M, P), tl.float32)
         for k in range(0, n, N):
             i = k + tl.arange(0, N)
             b = operand(rows_of(B, B_l, row, i, length, n), PRECISION)
-            c_t = operand(rows_of(C, C_l, column, i, length, n), PRECISION)
-            scores = product(b, tl.trans(c_t), scores, PRECISION)
-            gradient, before = state_block(after, i, c, n, p), state_block(states, i, c, n, p)
+            gradient = state_block(after, i, c, n, p)
             through = exact_product(b, gradient, through, PRECISION)
             c_s = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
+            before = state_block(states, i, c, n, p)
             entering = exact_product(c_s, before, entering, PRECISION)
             if part == 0:
                 met += tl.sum(gradient * before, 1)
-        sum_s, rest_s, step = (
-            tl.load(sums + first + s),
-            tl.load(rests + first + s),
-            tl.load(steps + first + s),
-        )
-        number_s = sequences(number, numbers + s)
-        reached = s[:, None] <= t[None, :]
-        if number is not None:
-            reached = reached & (number_s[:, None] == number_t[None, :])
-        log = sum_t[None, :] - sum_s[:, None] + (rest_t[None, :] - rest_s[:, None])
-        weights = tl.exp2(tl.where(reached, log, float("-inf"))) * scores
-        weights = tl.where(reached, weights, 0.0)
-
-        # What comes through the state after the chunk, and what goes into the sums that begin or end at its borders.
-        x_s = rows_of(x, x_l, row, c, length, p)
-        q_s = gated(dy, z, dy_l, z_l, row, c, length, p)
-        values = x_s.to(tl.float32)
+        sum_s, rest_s = tl.load(sums + first + s), tl.load(rests + first + s)
+        step, number_s = tl.load(steps + first + s), sequences(number, numbers + s)
         left, entered = number_s == last, number_s == 0
-        leave = decays(sum_s, rest_s, last_sum, last_rest)
-        through = tl.where(left[:, None], leave[:, None] * through, 0.0)
-        leaving = tl.where(left, tl.sum(through * values, 1), 0.0)
+        q_s = gated(dy, z, dy_l, z_l, row, c, length, p)
         enters = tl.where(entered, tl.exp2(sum_s + rest_s) * tl.sum(entering * q_s, 1), 0.0)
-        skipped += tl.sum(q_s * values, 0)
-
-        q_t = gated(dy, z, dy_l, z_l, column, c, length, p)
-        finite, bad = clean(q_t)
-        out = product(operand(weights, PRECISION), operand(finite, PRECISION), through, PRECISION)
-        out = spoiled(out, reached, bad, PRECISION)
-        pairs = tl.zeros((M, T), tl.float32)
+        x_s = rows_of(x, x_l, row, c, length, p)
+        skipped += tl.sum(q_s * x_s.to(tl.float32), 0)
+        out = decays(sum_s, rest_s, last_sum, last_rest)[:, None] * through
+        out = tl.where(left[:, None], out, 0.0)
+        own = tl.where(left, tl.sum(out * x_s.to(tl.float32), 1), 0.0)  # dX . x
+        later = tl.where(left, step * own, 0.0)  # E(s, t), summed over the t behind the columns
         x_s = operand(x_s, PRECISION)
-        if z is None:
-            pairs = product(x_s, tl.trans(operand(q_t, PRECISION)), pairs, PRECISION)
-        else:
-            pairs = exact_product(x_s, tl.trans(q_t), pairs, PRECISION)
-        pairs = tl.where(reached, pairs * weights, 0.0)
-        tl.store(dx_x + first + s, tl.sum(pairs, 1) + leaving)
-        pairs = tl.where(reached, pairs * step[:, None], 0.0)
-        leaving = tl.where(left, step * leaving, 0.0)
-        later = tl.cumsum(pairs, 1, reverse=True) + leaving[:, None]
-        spanned += tl.sum(tl.where(t[None, :] > s[:, None], later, enters[:, None]), 0)
-
+        passed = ()
+        for back in tl.static_range(T // M):
+            column: tl.constexpr = T // M - 1 - back
+            if column < part:
+                passed = (spanned[column] + tl.sum(enters, 0),) + passed
+            else:
+                t = column * M + tl.arange(0, M)
+                row_t = chunk * T + t
+                scores = tl.zeros((M, M), tl.float32)
+                for k in range(0, n, N):
+                    i = k + tl.arange(0, N)
+                    b = operand(rows_of(B, B_l, row, i, length, n), PRECISION)
+                    c_t = operand(rows_of(C, C_l, row_t, i, length, n), PRECISION)
+                    scores = product(b, tl.trans(c_t), scores, PRECISION)
+                reached = s[:, None] <= t[None, :]
+                if number is not None:
+                    number_t = sequences(number, numbers + t)
+                    reached = reached & (number_s[:, None] == number_t[None, :])
+                log = tl.load(sums + first + t)[None, :] - sum_s[:, None]
+                log += tl.load(rests + first + t)[None, :] - rest_s[:, None]
+                weights = tl.exp2(tl.where(reached, log, float("-inf"))) * scores
+                weights = tl.where(reached, weights, 0.0)
+                q_t = gated(dy, z, dy_l, z_l, row_t, c, length, p)
+                finite, bad = clean(q_t)
+                out = product(
+                    operand(weights, PRECISION), operand(finite, PRECISION), out, PRECISION
+                )
+                out = spoiled(out, reached, bad, PRECISION)
+                pairs = tl.zeros((M, M), tl.float32)
+                if z is None:
+                    pairs = product(x_s, tl.trans(operand(q_t, PRECISION)), pairs, PRECISION)
+                else:
+                    pairs = exact_product(x_s, tl.trans(q_t), pairs, PRECISION)
+                pairs = tl.where(reached, pairs * weights, 0.0)
+                own += tl.sum(pairs, 1)
+                pairs = tl.where(reached, pairs * step[:, None], 0.0)
+                spans = tl.cumsum(pairs, 1, reverse=True) + later[:, None]
+                later += tl.sum(pairs, 1)
+                spans = tl.where(t[None, :] > s[:, None], spans, enters[:, None])
+                passed = (spanned[column] + tl.sum(spans, 0),) + passed
+        spanned = passed
+        tl.store(dx_x + first + s, own)
         out *= step[:, None]
         if D is not None:
             at = D + head * p + c
@@ -119,7 +127,8 @@ def input_kernel(
         to = dx + ((batch * length + row) * heads + head)[:, None] * p + c[None, :]
         tl.store(to, out.to(dx.dtype.element_ty), mask=here)
     whole = tl.where(last == 0, tl.exp2(last_sum + last_rest) * tl.sum(met, 0), 0.0)
-    tl.store(e + first + t, spanned + whole)
+    for part in tl.static_range(T // M):
+        tl.store(e + first + part * M + tl.arange(0, M), spanned[part] + whole)
     at = dD + ((batch * chunks + chunk) * heads + head) * p + c
     tl.store(at, skipped, mask=c < p)
 
