@@ -78,8 +78,7 @@ def input_kernel(
         later = tl.where(left, step * own, 0.0)  # E(s, t), summed over the t behind the columns
         x_s = operand(x_s, PRECISION)
         passed = ()
-        for back in tl.static_range(T // M):
-            column: tl.constexpr = T // M - 1 - back
+        for column in tl.static_range(T // M - 1, -1, -1):
             if column < part:
                 passed = (spanned[column] + tl.sum(enters, 0),) + passed
             else:
