@@ -31,7 +31,11 @@ Case = tuple[str, dict[str, Any]]
 
 def cases() -> Iterator[Case]:
     """Name and inputs. A chunk has 128 steps, a tile 64 of them; p and n are padded to 16 at least."""
-    for length, heads, groups, channels, states in [(1, 1, 1, 1, 1), (129, 3, 1, 5, 17), (64, 4, 2, 16, 16)]:
+    for length, heads, groups, channels, states in [
+        (1, 1, 1, 1, 1),
+        (129, 3, 1, 5, 17),
+        (64, 4, 2, 16, 16),
+    ]:
         sizes = f"l={length} h={heads} g={groups} p={channels} n={states}"
         yield f"float32 {sizes}", draw(1, length, heads, groups, channels, states)
     yield "bfloat16", draw(1, 140, 2, 1, 16, 20, torch.bfloat16)
@@ -178,7 +182,7 @@ def the_same_bits() -> None:
 
 
 def two_hundred_thousand_steps() -> None:
-    """A signal of more than 2^31 numbers: its last steps are those of the same steps alone, the state being forgotten."""
+    """A signal of more than 2^31 numbers: its last steps are as those of the last 1088 alone."""
     b, l, h, p, n = 1, 200_000, 168, 64, 128
     generator = torch.Generator("cuda").manual_seed(0)
     options = {"device": "cuda", "dtype": torch.bfloat16, "generator": generator}

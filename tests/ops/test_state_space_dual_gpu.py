@@ -22,13 +22,14 @@ FLOATS = "A D bias steps sums rests slopes states initial final after e dx_x dA 
 types = dict.fromkeys(SIGNALS, "*bf16") | dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("dt_min", "dt_max"), "fp32")
 tile = {"PRECISION": "bf16", "T": 128, "P": 64}
 usual = dict.fromkeys(("seq_idx", "number", "z")) | tile
+layout = {name: each[0] for name, each in gpu.LAYOUTS.items()}
 kernels = [
     (gpu_forward.steps_kernel, {"SOFTPLUS": True}),
-    (gpu_forward.states_kernel, {"ADJOINT": False, "K": gpu.ROWS, "N": 128}),
+    (gpu_forward.states_kernel, {"ADJOINT": False, "K": gpu.ROWS, **layout["states"]}),
     (gpu_forward.pass_kernel, {"initial": None, "REVERSE": False, "AHEAD": gpu.AHEAD, "BLOCK": gpu.BLOCK}),
-    (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, "N": 128}),
-    (gpu_backward.input_kernel, {"BY_CHANNEL": False, "M": gpu.BACKWARD_ROWS, "N": 64, "num_warps": 8}),
-    (gpu_backward.projection_kernel, {"OF_C": True, "M": gpu.ROWS, "N": 128, "num_warps": 8}),
+    (gpu_forward.output_kernel, {"dy": None, "BY_CHANNEL": False, "M": gpu.ROWS, **layout["output"]}),
+    (gpu_backward.input_kernel, {"BY_CHANNEL": False, "M": gpu.ROWS, **layout["input"]}),
+    (gpu_backward.projection_kernel, {"OF_C": True, "M": gpu.ROWS, **layout["projection"]}),
     (gpu_backward.finish_kernel, {}),
 ]
 found = {}
@@ -46,8 +47,11 @@ def test_every_call() -> None:
 
 
 def test_compiled_for_an_h100(tmp_path: Path) -> None:
-    """The usual call needs no stack: no array is indexed, and nothing is spilled."""
+    """The usual call indexes no array; it spills a few registers in the two kernels that hold the most."""
     printed = run("-c", COMPILED, str(Path(__file__).parent), TRITON_CACHE_DIR=str(tmp_path))
-    for name, use in json.loads(printed).items():
+    found = json.loads(printed)
+    assert len(found) == 7
+    for name, use in found.items():
         assert use["LOCAL"] == "0", name
-        assert int(use["STACK"]) <= 16, (name, use)
+        spills = 64 if name in ("input_kernel", "projection_kernel") else 0
+        assert int(use["STACK"]) <= spills, (name, use)

@@ -51,6 +51,7 @@ LEFT_OUT = {
 # What the Triton kernels leave to it.
 LEFT_OUT_CUDA = {
     "selective_scan": "float64, complex A, constant B or C, B and C by different groups",
+    "state_space_dual": "float64, more than 128 channels of a head, more than 256 states",
     "diagonal_kernel": "float64",
 }
 WIDTH = 80

@@ -22,13 +22,26 @@ from adder.ops.state_space_dual.gpu_forward import (
 from adder.ops.state_space_dual.gpu_serves import CHUNK
 from adder.ops.state_space_dual.portable import Inputs
 
-# How a product takes its operands: bfloat16 as it is, float16 as three TF32 products, float32 by multiply-adds.
-PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32x3", torch.float32: "ieee"}
+# How products are made: of bfloat16, or each as three of TF32 (11 bits), which loses no more than 2^-22.
+PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32x3", torch.float32: "tf32x3"}
 ROWS = 64  # steps of a tile
-BACKWARD_ROWS = 64  # of the kernel that makes dx
 SHARE = 8  # heads that a program sums dB and dC over
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
+
+# Of each kernel: states of a block, warps and so on; for bfloat16 heads of up to 64 channels, and for all others.
+LAYOUTS = {
+    "states": ({"N": 128, "num_warps": 8}, {"N": 64, "num_warps": 8, "num_stages": 1}),
+    "output": (
+        {"N": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 168},
+        {"N": 64, "num_warps": 8, "num_stages": 1},
+    ),
+    "input": ({"N": 32, "num_warps": 8, "num_stages": 1},) * 2,
+    "projection": (
+        {"N": 128, "num_warps": 8, "num_stages": 1},
+        {"N": 64, "num_warps": 8, "num_stages": 1},
+    ),
+}
 
 
 def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +76,7 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     input_kernel[(call.programs,)](
         call.x, call.z, call.B, call.C, call.D, dy, *call.decays(), saved, after, dx, e, dx_x, dD,
         *strides(call.x, call.z, call.B, call.C, dy), *call.sizes(),
-        M=BACKWARD_ROWS, N=min(call.padded_n, 64), num_warps=8, **call.wide, **call.tile,
+        M=ROWS, **call.wide, **call.tile, **call.layout("input"),
     )  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
@@ -123,6 +136,11 @@ class Call:
     def scratch(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.x.device)
 
+    def layout(self, kernel: str) -> dict[str, int]:
+        others = self.padded_p > 64 or self.x.dtype != torch.bfloat16
+        layout = LAYOUTS[kernel][others]
+        return {**layout, "N": min(layout["N"], self.padded_n)}
+
     def decays(self) -> tuple[Tensor | None, ...]:
         return self.steps, self.sums, self.rests, self.number
 
@@ -132,10 +150,10 @@ class Call:
     def states(self, x: Tensor, z: Tensor | None, B: Tensor, *, adjoint: bool) -> Tensor:
         """What each chunk adds to the state, or to its gradient."""
         states = self.scratch(self.b, self.chunks, self.h, self.n, self.p)
-        block = min(self.padded_n, 64 if self.padded_p > 64 else 128)
-        states_kernel[(self.programs, triton.cdiv(self.n, block))](
+        layout = self.layout("states")
+        states_kernel[(self.programs, triton.cdiv(self.n, layout["N"]))](
             x, z, B, *self.decays(), states, *strides(x, z, B), *self.sizes(),
-            ADJOINT=adjoint, K=ROWS, N=block, **self.tile,
+            ADJOINT=adjoint, K=ROWS, **self.tile, **layout,
         )  # fmt: skip
         return states
 
@@ -152,7 +170,7 @@ class Call:
         output_kernel[(self.programs, CHUNK // ROWS)](
             self.x, self.z, self.B, self.C, self.D, dy, *self.decays(), states, out,
             *strides(self.x, self.z, self.B, self.C, dy), *self.sizes(),
-            M=ROWS, N=min(self.padded_n, 128), **self.wide, **self.tile,
+            M=ROWS, **self.wide, **self.tile, **self.layout("output"),
         )  # fmt: skip
 
     def projection(self, partner: Tensor, dy: Tensor, states: Tensor, *, of_c: bool) -> Tensor:
@@ -160,14 +178,13 @@ class Call:
         each = self.h // self.g
         blocks = triton.cdiv(each, SHARE)
         parts = self.scratch(self.b, self.g, blocks, self.l, self.n)
-        block = min(self.padded_n, 128)
-        grid = (
-            self.b * self.chunks * self.g * blocks, CHUNK // ROWS, triton.cdiv(self.n, block)
-        )  # fmt: skip
+        layout = self.layout("projection")
+        programs = self.b * self.chunks * self.g * blocks
+        grid = (programs, CHUNK // ROWS, triton.cdiv(self.n, layout["N"]))
         projection_kernel[grid](
             self.x, self.z, partner, dy, *self.decays(), states, parts,
             *strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE,
-            OF_C=of_c, M=ROWS, N=block, num_warps=8, **self.tile,
+            OF_C=of_c, M=ROWS, **self.tile, **layout,
         )  # fmt: skip
         return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)
 

@@ -1,7 +1,7 @@
-"""The Triton kernels of state space duality's backward pass: what remains when states and their gradients are passed on.
+"""The Triton kernels of state space duality's backward pass: what remains when states and gradients are passed on.
 
-The names are those of README.md. e is added up from float32 products of exact operands, as gradients of A and dt_bias are
-sums over all steps; what leaves in the type of the signals is made of rounded operands.
+The names are those of README.md. e is added up from float32 products of exact operands, as gradients of A and dt_bias
+are sums over all steps; what leaves in the type of the signals is made of rounded operands.
 """
 
 import triton

@@ -1,8 +1,8 @@
 """What the Triton kernels of state space duality share. A chunk has T steps; a program has one, of one head.
 
-Decays are exp2 of differences of sums over a chunk, which restart with each packed sequence. A sum is kept as a multiple
-of 1 / GRID, whose differences are exact, and the small rest: no digit of a slow decay behind fast ones is lost. A
-log-decay below LEAST counts as LEAST: its decay is 0 in float32 as well, and no sum is infinite.
+Decays are exp2 of differences of sums over a chunk, which restart with each packed sequence. A sum is kept as a
+multiple of 1 / GRID, whose differences are exact, and the small rest: no digit of a slow decay behind fast ones is
+lost. A log-decay below LEAST counts as LEAST: its decay is 0 in float32 as well, and no sum is infinite.
 """
 
 import triton

@@ -63,7 +63,7 @@ def state_space_dual(
         dt_bias: added to dt before the softplus.
         dt_limit: the least and the largest step size; by default steps below zero are zero.
         chunk_size: how many steps are multiplied at once; it changes time and memory, and of the numbers no more than
-            their rounding.
+            their rounding. The kernels on a GPU choose it for themselves.
         state: h[-1], (b h p n). None means zero.
         seq_idx: packed sequences, non-decreasing along the length: the state restarts at zero where it changes.
             `state` belongs to the first sequence of each row, the returned state to the last.
