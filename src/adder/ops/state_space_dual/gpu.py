@@ -25,6 +25,7 @@ from adder.ops.state_space_dual.portable import Inputs
 # How products are made: of bfloat16, or each as three of TF32 (11 bits), which loses no more than 2^-22.
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32x3", torch.float32: "tf32x3"}
 ROWS = 64  # steps of a tile
+TILES = CHUNK // ROWS
 SHARE = 8  # heads that a program sums dB and dC over
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
@@ -167,7 +168,7 @@ class Call:
 
     def outputs(self, states: Tensor, dy: Tensor | None, out: Tensor) -> None:
         """y, or with dy the gradient of z."""
-        output_kernel[(self.programs, CHUNK // ROWS)](
+        output_kernel[(self.programs * TILES,)](
             self.x, self.z, self.B, self.C, self.D, dy, *self.decays(), states, out,
             *strides(self.x, self.z, self.B, self.C, dy), *self.sizes(),
             M=ROWS, **self.wide, **self.tile, **self.layout("output"),
@@ -180,7 +181,7 @@ class Call:
         parts = self.scratch(self.b, self.g, blocks, self.l, self.n)
         layout = self.layout("projection")
         programs = self.b * self.chunks * self.g * blocks
-        grid = (programs, CHUNK // ROWS, triton.cdiv(self.n, layout["N"]))
+        grid = (programs * TILES, triton.cdiv(self.n, layout["N"]))
         projection_kernel[grid](
             self.x, self.z, partner, dy, *self.decays(), states, parts,
             *strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE,

@@ -144,10 +144,11 @@ def projection_kernel(
     A program has M rows, and meets all T columns of each head.
     """
     groups = heads // per_group
-    batch, chunk, block = place(groups * blocks, chunks)
+    batch, chunk, block = place(groups * blocks, chunks, T // M)
     group, start = block // blocks, block % blocks * share
-    c, m, t = tl.arange(0, P), tl.program_id(1) * M + tl.arange(0, M), tl.arange(0, T)
-    i = tl.program_id(2) * N + tl.arange(0, N)
+    tile = tl.program_id(0) % (T // M)
+    c, m, t = tl.arange(0, P), tile * M + tl.arange(0, M), tl.arange(0, T)
+    i = tl.program_id(1) * N + tl.arange(0, N)
     row, column = chunk * T + m, chunk * T + t
     numbers = batch * (chunks * T) + chunk * T
     number_m, number_t = sequences(number, numbers + m), sequences(number, numbers + t)

@@ -15,10 +15,10 @@ LEAST = tl.constexpr(-160.0)
 
 
 @triton.jit
-def place(heads, chunks):
-    """Batch row, chunk and head of this program: heads, which share B and C, next to each other."""
-    head = tl.program_id(0) % heads
-    rest = tl.program_id(0) // heads
+def place(heads, chunks, TILES: tl.constexpr = 1):
+    """Batch row, chunk and head of this program: tiles of a head, and heads, which share B and C, are neighbours."""
+    head = tl.program_id(0) // TILES % heads
+    rest = tl.program_id(0) // TILES // heads
     return (rest // chunks).to(tl.int64), (rest % chunks).to(tl.int64), head.to(tl.int64)
 
 

@@ -133,24 +133,27 @@ def pass_kernel(
     if initial is not None:
         state = tl.load(initial + outside, mask=here, other=0.0)
     for first in range(0, chunks, AHEAD):
-        added = ()
-        for k in tl.static_range(AHEAD):
+        added, kept, crossed = (), (), ()
+        for k in tl.static_range(AHEAD):  # behind the last chunk nothing is added, and all is kept
+            there = first + k < chunks
             chunk = chunks - 1 - first - k if REVERSE else first + k
-            there = here & (first + k < chunks)
             to = states + ((batch * chunks + chunk) * heads + head) * n * p + at
-            added = added + (tl.load(to, mask=there, other=0.0),)
+            added = added + (tl.load(to, mask=here & there, other=0.0),)
+            end = ((batch * heads + head) * chunks + chunk) * T + T - 1
+            log = tl.load(sums + end, mask=there, other=0.0)
+            kept = kept + (tl.exp2(log + tl.load(rests + end, mask=there, other=0.0)),)
+            if number is not None:
+                end = (batch * chunks + chunk) * T + T - 1
+                crossed = crossed + (tl.load(number + end, mask=there, other=0) == 0,)
         for k in tl.static_range(AHEAD):
-            if first + k < chunks:
-                chunk = chunks - 1 - first - k if REVERSE else first + k
-                tl.store(
-                    states + ((batch * chunks + chunk) * heads + head) * n * p + at,
-                    state,
-                    mask=here,
-                )
-                end = ((batch * heads + head) * chunks + chunk) * T + T - 1
-                kept = tl.exp2(tl.load(sums + end) + tl.load(rests + end)) * state
-                crossed = sequences(number, (batch * chunks + chunk) * T + T - 1) == 0
-                state = tl.where(crossed, kept, 0.0) + added[k]
+            there = first + k < chunks
+            chunk = chunks - 1 - first - k if REVERSE else first + k
+            to = states + ((batch * chunks + chunk) * heads + head) * n * p + at
+            tl.store(to, state, mask=here & there)
+            state = kept[k] * state
+            if number is not None:
+                state = tl.where(crossed[k], state, 0.0)
+            state += added[k]
     if final is not None:
         tl.store(final + outside, state, mask=here)
 
@@ -162,8 +165,9 @@ def output_kernel(
     T: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """y of M steps, `out` (b l h p); with dy, instead, the gradient of z."""
-    batch, chunk, head = place(heads, chunks)
-    c, m = tl.arange(0, P), tl.program_id(1) * M + tl.arange(0, M)
+    batch, chunk, head = place(heads, chunks, T // M)
+    tile = tl.program_id(0) % (T // M)
+    c, m = tl.arange(0, P), tile * M + tl.arange(0, M)
     row = chunk * T + m
     x += batch * x_b + head * p
     B += batch * B_b + head // per_group * n
@@ -179,7 +183,7 @@ def output_kernel(
     own_sum, own_rest = tl.load(sums + first + m), tl.load(rests + first + m)
     own = sequences(number, numbers + m)
     y = tl.where((own == 0)[:, None], tl.exp2(own_sum + own_rest)[:, None] * y, 0.0)
-    for j in range(0, tl.program_id(1) + 1):
+    for j in range(0, tile + 1):
         s = j * M + tl.arange(0, M)
         before = chunk * T + s
         scores = tl.zeros((M, M), tl.float32)
