@@ -1,12 +1,16 @@
 """state_space_dual's Triton kernels: in Triton's interpreter or on a GPU, and compiled ahead of time for an H100."""
 
 import json
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_process import run
+
+import adder.ops  # noqa: F401  (registers the operator)
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
 
@@ -44,6 +48,22 @@ def test_every_call() -> None:
     """Values and gradients against the reference, with the tolerances of the other implementations."""
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     assert run(CASES, **interpreted).endswith("done\n")
+
+
+@pytest.mark.parametrize(("dtype", "chunks"), [(torch.bfloat16, 2), (torch.float64, 5)])
+def test_traced_shapes_are_those_of_who_serves(dtype: torch.dtype, chunks: int) -> None:
+    """The Triton kernels keep the state before every 128 steps, the portable ones before every chunk_size."""
+    b, l, h, p, n = 2, 130, 4, 8, 16
+    real = torch.promote_types(dtype, torch.float32)
+    with FakeTensorMode():
+        x, dt = (
+            torch.empty(shape, dtype=dtype, device="cuda") for shape in ((b, l, h, p), (b, l, h))
+        )
+        B = torch.empty(b, l, 1, n, dtype=dtype, device="cuda")
+        A = torch.empty(h, dtype=real, device="cuda")
+        inputs = (x, dt, A, B, B, None, None, None, True, 0.0, math.inf, 32, None, None)
+        saved = torch.ops.adder.state_space_dual(*inputs, True)[2]
+    assert saved.shape == (b, chunks, h, n, p)
 
 
 def test_compiled_for_an_h100(tmp_path: Path) -> None:
