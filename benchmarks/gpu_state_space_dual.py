@@ -14,11 +14,21 @@ from typing import Any
 import torch
 
 from adder.ops import state_space_dual
+from adder.ops.state_space_dual import gpu
 from gpu_selective_scan import CACHE, graphed, median
 
 CHANNELS, STATES = 64, 128
 # (b, l, h) -> milliseconds of mamba_ssm on an H200: forward, forward and backward.
 MAMBA = {(8, 2048, 24): (0.371, 4.14), (8, 2048, 64): (0.544, 2.89), (1, 65536, 24): (1.056, 4.37)}
+# (N, warps, stages, registers or none) to try with --layouts
+CANDIDATES: dict[str, list[tuple[int, int, int, int | None]]] = {
+    "states": [(128, 8, 3, None), (128, 4, 3, None), (64, 4, 3, None), (64, 8, 3, None)],
+    "output": [(64, 4, 2, 168), (64, 4, 2, None), (64, 8, 2, 128), (64, 8, 1, 128), (128, 4, 1, None),
+               (128, 8, 1, None), (128, 8, 2, 128)],
+    "input": [(32, 8, 1, None), (32, 8, 2, None), (64, 8, 1, None), (64, 8, 2, None), (32, 8, 1, 128),
+              (32, 16, 1, None)],
+    "projection": [(128, 8, 1, None), (128, 8, 2, None), (64, 8, 1, None), (128, 8, 1, 128), (64, 4, 1, None)],
+}  # fmt: skip
 Call = Callable[..., Any]
 
 
@@ -90,11 +100,31 @@ def by_kernel(shape: tuple[int, int, int], runs: int = 10) -> dict[str, float]:
     return {each.key[:60]: each.self_device_time_total / 1e3 / runs for each in averages}
 
 
+def try_layouts(shape: tuple[int, int, int]) -> None:
+    """Print the milliseconds of each kernel by its layout, the others' being as they are."""
+    for kernel, candidates in CANDIDATES.items():
+        chosen = gpu.LAYOUTS[kernel]
+        for states, warps, stages, registers in candidates:
+            layout = {"N": states, "num_warps": warps, "num_stages": stages}
+            gpu.LAYOUTS[kernel] = (
+                layout if registers is None else {**layout, "maxnreg": registers},
+                chosen[1],
+            )
+            times = by_kernel(shape, runs=5)
+            ms = sum(ms for name, ms in times.items() if f"{kernel}_kernel" in name)
+            print(f"{ms:8.3f} {kernel} {gpu.LAYOUTS[kernel][0]}", flush=True)
+        gpu.LAYOUTS[kernel] = chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write every figure")
     parser.add_argument("--kernels", action="store_true", help="times of each kernel as well")
+    parser.add_argument("--layouts", action="store_true", help="only times of layouts")
     options = parser.parse_args()
+    if options.layouts:
+        try_layouts((8, 2048, 24))
+        return
     print(f"{torch.cuda.get_device_name()}; graph replays, in ms; mamba_ssm on an H200, and ratios")
     rows, other = [], theirs()
     for shape, (one, two) in MAMBA.items():
