@@ -101,7 +101,10 @@ def serve_in_interpreter() -> None:
 
 
 def mend_bfloat16() -> None:
-    """Triton 3.6's interpreter multiplies the bits of bfloat16 numbers, and cuts them off where a GPU rounds."""
+    """Triton 3.6's interpreter multiplies the bits of bfloat16 numbers, and cuts them off where a GPU rounds.
+
+    Nor does it know bf16x6: float32 is multiplied as it is.
+    """
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -121,6 +124,10 @@ def mend_bfloat16() -> None:
         found = np.matmul(a.data, b.data, dtype=total.data.dtype) + total.data
         return interpreter.TensorHandle(found, total.dtype.scalar)
 
+    gpu.PRECISION = {
+        dtype: precision if precision == "bf16" else "ieee"
+        for dtype, precision in gpu.PRECISION.items()
+    }
     interpreter._convert_float = rounded
     interpreter.InterpreterBuilder.create_dot = dot
 

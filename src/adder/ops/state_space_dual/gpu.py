@@ -22,8 +22,8 @@ from adder.ops.state_space_dual.gpu_forward import (
 from adder.ops.state_space_dual.gpu_serves import CHUNK
 from adder.ops.state_space_dual.portable import Inputs
 
-# How products are made: of bfloat16, or each as three of TF32 (11 bits), which loses no more than 2^-22.
-PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32x3", torch.float32: "tf32x3"}
+# How products are made: of bfloat16, or each as six of it, which keeps 24 bits.
+PRECISION = {torch.bfloat16: "bf16", torch.float16: "bf16x6", torch.float32: "bf16x6"}
 ROWS = 64  # steps of a tile
 TILES = CHUNK // ROWS
 SHARE = 8  # heads that a program sums dB and dC over
