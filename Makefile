@@ -33,7 +33,7 @@ test: $(VENV)/developer
 
 test-gpu: $(VENV)/developer
 	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'there is no GPU here'"
-	$(BIN)/python -m pytest tests/ops/test_selective_scan_gpu.py
+	$(BIN)/python -m pytest tests/ops/test_*_gpu.py
 
 check: lint types imports test
 

@@ -1,21 +1,17 @@
 """The calls that selective_scan's Triton kernels are tried on, in Triton's interpreter and on a GPU alike."""
 
-import importlib
-import os
 import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import pytest
 import torch
-from implementations import poison
+from gpu_cases import INTERPRETED, hold, interpret, on_device, the_same_bits
 from inputs import lengths_of, seq_idx_of
 from test_selective_scan import draw
-from tolerance import assert_as_good_as_reference, evaluate
+from tolerance import evaluate
 from torch import Tensor
-from triton_process import let_tensors_be_loop_bounds
 
 from adder.ops import selective_scan
 from adder.ops.selective_scan import gpu
@@ -23,7 +19,6 @@ from adder.ops.selective_scan.portable import Inputs
 from adder.ops.selective_scan.reference import selective_scan_reference
 
 WHOLE, CUT = 1, 1 << 20  # values of gpu.ENOUGH: one segment, or one for each chunk
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 Case = tuple[str, int, dict[str, Any]]
 
 
@@ -65,62 +60,34 @@ def strided(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def on_device(**inputs: Any) -> tuple[Tensor, Tensor]:
-    """selective_scan on the GPU where there is one: from and to the CPU, where the reference is."""
-    if not INTERPRETED:
-        inputs = {
-            name: each.cuda() if isinstance(each, Tensor) else each for name, each in inputs.items()
-        }
-    y, last = selective_scan(**inputs)
-    return y.cpu(), last.cpu()
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return gpu.forward(Inputs(*arguments[:11]), arguments[11])
 
 
-def serve_in_interpreter() -> None:
-    """Let the Triton kernels serve the CPU."""
-    interface = importlib.import_module("adder.ops.selective_scan.interface")
-
-    @interface._selective_scan.register_kernel("cpu")
-    def _(*arguments):  # type: ignore[no-untyped-def]
-        return gpu.forward(Inputs(*arguments[:11]), arguments[11])
-
-    @interface._selective_scan_backward.register_kernel("cpu")
-    def _(*arguments):  # type: ignore[no-untyped-def]
-        return gpu.backward(Inputs(*arguments[:11]), *arguments[11:])
+def backward(*arguments: Any) -> list[Tensor]:
+    return gpu.backward(Inputs(*arguments[:11]), *arguments[11:])
 
 
 def sequences_do_not_leak() -> None:
     """NaN in one packed sequence stays there, within a segment and across segments."""
     inputs = draw(1, 50, 3, 2)
     inputs["u"][:, :40] = torch.nan
-    results = evaluate(partial(on_device, seq_idx=seq_idx_of(1, [40, 10])), inputs)
+    results = evaluate(partial(on_device, selective_scan, seq_idx=seq_idx_of(1, [40, 10])), inputs)
     for name in ("output 0", "gradient of u", "gradient of delta", "gradient of B"):
         assert results[name][:, 40:].isfinite().all(), name
     assert results["output 1"].isfinite().all()
 
 
-def the_same_bits() -> None:
-    """Five runs of one call."""
-    inputs = draw(2, 600, 300, 16, torch.bfloat16)
-    first, *others = (evaluate(on_device, inputs) for _ in range(5))
-    for each in others:
-        assert all(torch.equal(first[name], each[name]) for name in first)
-
-
 def main(share: int = 0, shares: int = 1) -> None:
-    """Try every case, or one share of them, as many processes compile faster; print each before it starts."""
-    if INTERPRETED:
-        let_tensors_be_loop_bounds()
-        serve_in_interpreter()
-        poison(pytest.MonkeyPatch())
-    for name, enough, inputs in islice(cases(), share, None, shares):
-        print(name, flush=True)
-        gpu.ENOUGH = enough
-        assert_as_good_as_reference(on_device, selective_scan_reference, inputs)
+    """Try every case, or one share of them, as many processes compile faster."""
+    interpret("selective_scan", forward, backward)
+    for name, gpu.ENOUGH, inputs in islice(cases(), share, None, shares):
+        hold([(name, selective_scan, selective_scan_reference, inputs)])
     for gpu.ENOUGH in (CUT,) if INTERPRETED else (CUT, WHOLE):
         print("leaks", flush=True)
         sequences_do_not_leak()
         if not INTERPRETED:
-            the_same_bits()
+            the_same_bits(selective_scan, draw(2, 600, 300, 16, torch.bfloat16))
     print("done")
 
 

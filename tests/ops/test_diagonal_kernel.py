@@ -10,7 +10,7 @@ import pytest
 import torch
 from implementations import bits_for_threads, serving
 from inputs import normals
-from tolerance import assert_as_good_as_reference, evaluate
+from tolerance import ROUNDING, assert_as_good_as_reference, evaluate
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -66,7 +66,7 @@ def draw(
     }
 
 
-def compare(inputs: dict[str, Any], *, without: str = "") -> None:
+def compare(inputs: dict[str, Any], *, without: str = "", rounding: float = ROUNDING) -> None:
     """Hold the public function against the reference, all gradients but that of `without`."""
     kept = {name: each for name, each in inputs.items() if name != without}
     rest = {name: each for name, each in inputs.items() if name == without}
@@ -75,6 +75,7 @@ def compare(inputs: dict[str, Any], *, without: str = "") -> None:
         partial(_mixed, diagonal_kernel_reference, rest),
         kept,
         factor=FACTOR,
+        rounding=rounding,
     )
 
 

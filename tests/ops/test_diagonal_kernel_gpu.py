@@ -51,7 +51,7 @@ print("z = 0")
 for dtype in (torch.complex64, torch.float32):
     inputs = draw(1, 2, 3, 70, dtype=dtype, method="bilinear")
     inputs["A"][0], inputs["dt"][0] = -8, 0.25
-    compare(inputs)
+    compare(inputs, rounding=16)  # moments are added in float32, and two of them cancel in the gradient of dt
 print("done")
 """
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 Inputs = dict[str, Any]
-ROUNDING = (
-    4  # units in the last place of the largest value, for what is rounded once more on the way
-)
+# Units in the last place of the largest value, for what is rounded once more on the way.
+ROUNDING = 4
 FLOAT64 = {"output": 1e-12, "gradient": 1e-10}
 
 
@@ -40,12 +39,14 @@ def assert_as_good_as_reference(
     inputs: Inputs,
     *,
     factor: float = 4,
+    rounding: float = ROUNDING,
 ) -> None:
     """Hold every output and gradient of `function` against `reference`, both called with **inputs.
 
     In float64 and complex128 they must agree to 1e-12 of the largest value, gradients to 1e-10. Otherwise the
     error against the reference in float64 may be `factor` times the error of the reference in the inputs' own
-    type, plus a few roundings. Types must agree with the reference's and with the inputs'.
+    type, plus `rounding` units in the last place of the largest value.
+    Types must agree with the reference's and with the inputs'.
     """
     got, same = evaluate(function, inputs), evaluate(reference, inputs)
     truth = evaluate(reference, {name: _widen(each) for name, each in inputs.items()})
@@ -62,7 +63,7 @@ def assert_as_good_as_reference(
             bound = FLOAT64[name.split()[0]] * scale
         else:
             bound = factor * (_widen(same[name]) - expected).abs().max().item()
-            bound += ROUNDING * torch.finfo(got[name].dtype).eps * scale
+            bound += rounding * torch.finfo(got[name].dtype).eps * scale
         assert error <= bound, (
             f"{name}: error {error:.3g} is above {bound:.3g}, largest value {scale:.3g}"
         )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def run(*command: str, **environment: str) -> str:
     """Run Python in a process of its own and return what it printed.
@@ -22,6 +24,12 @@ def run(*command: str, **environment: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, f"after {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
     return done.stdout
+
+
+def try_cases(script: str) -> None:
+    """Run an *_on_gpu.py on the GPU, or in the interpreter where there is none."""
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    assert run(script, **interpreted).endswith("done\n")
 
 
 def let_tensors_be_loop_bounds() -> None:

@@ -12,9 +12,7 @@ from adder.training.events import EventsFile
 from adder.training.plot import plot_loss
 from adder.training.progress import Bar, Lines, Rate, Report, Silent, make_display
 
-REPORT = Report(
-    step=3, loss=1.2345, tokens_per_second=12345.6, seconds_left=3725.0, validation_loss=1.5
-)
+REPORT = Report(step=3, loss=1.2345, per_second=12345.6, seconds_left=3725.0, validation_loss=1.5)
 
 
 def test_bar_shows_loss_speed_and_time_left():
@@ -59,13 +57,14 @@ def test_bar_fits_a_narrow_terminal():
 def test_bar_of_a_classifier_fits_too_and_shows_accuracy():
     screen = io.StringIO()
     bar = Bar(200_000, Console(file=screen, force_terminal=True, width=80))
-    bar.update(Report(3, 1.2345, 12345.6, 3725.0, 1.5, 0.9123, 0.8999))
+    bar.update(Report(3, 1.2345, 12345.6, 3725.0, 1.5, 0.9123, 0.8999, "sequences"))
     bar.close()
     expected = "loss 1.234, right 91.2%, valid 90.0%, 12,346 seq/s, 1:02:05 left"
     assert expected in screen.getvalue()
     assert "step 3/200000 " in screen.getvalue()
     assert "…" not in screen.getvalue()
     assert "valid" not in str(Report(3, 1.2, 10.0, 1.0, None, 0.5))
+    assert "10 tokens/s" in str(Report(3, 1.2, 10.0, 1.0, None, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A language model one token at a time: in one native call where its modules are what the kernel knows."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -22,6 +23,7 @@ from adder.ops.mamba_step.weights import Weight
 
 if TYPE_CHECKING:
     from adder.models.language_model import LanguageModel
+    from adder.ops.mamba_step.gpu import GpuMambaStack
 
 _LINEAR = (Linear, QuantizedLinear)
 _EMBEDDING = (nn.Embedding, QuantizedEmbedding)
@@ -30,7 +32,8 @@ _EMBEDDING = (nn.Embedding, QuantizedEmbedding)
 class Decoder:
     """Steps a language model, without gradients.
 
-    Where `refusal` is None a token is one native call (`adder.ops.mamba_step`); otherwise the model's own layers run.
+    Where `refusal` is None a token is one call of kernels (`adder.ops.mamba_step`), which on a GPU is one CUDA graph
+    where a `spare` state is given; otherwise the model's own layers run.
     What `model.to(...)` does to the weights is noticed. A module or a parameter that is put in another's place is not:
     make a new decoder then.
     """
@@ -41,12 +44,12 @@ class Decoder:
 
     def _prepare(self) -> None:
         self.refusal = _changed(self.model)
-        self._stack: MambaStack | None = None
+        self._stack: MambaStack | GpuMambaStack | None = None
         self._held: list[tuple[Tensor, int]] = []  # the parameters, and where they lay
         if self.refusal is None:
             weights = stack_weights(self.model)
             try:
-                self._stack = MambaStack(weights)
+                self._stack = _stack(weights)
             except TypeError as error:  # there is no kernel for these weights
                 self.refusal = str(error)
                 return
@@ -64,11 +67,12 @@ class Decoder:
 
     def serves(self, state: State) -> bool:
         """Whether a token after this state is a native call: the kernel takes this state, and nothing is cast."""
-        if self._stack is None or torch.is_autocast_enabled("cpu"):
+        weight = self.model.backbone.norm_f.weight
+        if self._stack is None or torch.is_autocast_enabled(weight.device.type):
             return False
         if not isinstance(state, tuple) or len(state) != len(self.model.backbone.layers):
             return False
-        dtype = self.model.backbone.norm_f.weight.dtype
+        dtype = weight.dtype
         return all(
             isinstance(each, dict)
             and each.keys() == {"conv", "ssm"}
@@ -94,6 +98,15 @@ class Decoder:
         into = _pairs(spare) if spare is not None and self.serves(spare) else None
         logits, pairs = self._stack.step(ids.long(), _pairs(state), into)
         return logits, tuple({"conv": conv, "ssm": ssm} for conv, ssm in pairs)
+
+
+def _stack(weights: StackWeights) -> "MambaStack | GpuMambaStack":
+    """The kernels of the device that the weights are on."""
+    if weights.norm.is_cuda and find_spec("triton") is not None:
+        from adder.ops.mamba_step.gpu import GpuMambaStack
+
+        return GpuMambaStack(weights)
+    return MambaStack(weights)
 
 
 def _pairs(state: State) -> list[tuple[Tensor, Tensor]]:

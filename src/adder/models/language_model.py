@@ -38,6 +38,7 @@ from adder.ops import linear
 
 # Tokens of all rows in one piece of a prompt: enough for the speed of a matrix product.
 READ_AT_ONCE, SHORTEST_PIECE = 512, 64
+READ_AT_ONCE_ELSEWHERE = 1 << 16  # on a GPU, which many tokens keep busy
 
 
 class LanguageModelOutput(NamedTuple):
@@ -270,7 +271,8 @@ class LanguageModel(Conventions, Pretrained):
         memory does not grow with it. Not with packed sequences: a state would leak where one starts with a piece.
         """
         batch, length = input_ids.shape
-        piece = max(SHORTEST_PIECE, READ_AT_ONCE // batch)
+        at_once = READ_AT_ONCE if input_ids.device.type == "cpu" else READ_AT_ONCE_ELSEWHERE
+        piece = max(SHORTEST_PIECE, at_once // batch)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or seq_idx is not None:
             piece = length
         wanted = state is not None

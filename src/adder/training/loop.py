@@ -206,6 +206,7 @@ class _Fit:
                 last.get("validation_loss"),
                 sum(recent) / len(recent) if recent else None,
                 last.get("validation_accuracy"),
+                task.unit,
             )
         )
 

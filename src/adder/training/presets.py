@@ -144,7 +144,8 @@ SYNTHETIC_PRESETS = {
         name: Preset("minutes on two cores", _SOLVER, {**_SOLVING, **training}, source=source)
         for name, training, source in (
             ("copying", {}, {"length": 256}),
-            ("selective-copying", {}, {"length": 272}),  # 256 tokens and 16 that ask
+            # 256 tokens and 16 that ask
+            ("selective-copying", {"steps": 8000, "learning_rate": 5e-3}, {"length": 272}),
             (
                 "induction-heads",
                 {

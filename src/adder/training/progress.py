@@ -22,35 +22,36 @@ class Moment(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of a moment; `tokens_per_second` is of the last steps, `seconds_left` a guess.
+    """The figures of a moment; `per_second` is of the last steps and counts `unit`, `seconds_left` is a guess.
 
-    A classifier has an `accuracy` over the last steps: its speed is in sequences per second.
+    Where there are right answers, `accuracy` is over the last steps.
     """
 
     step: int
     loss: float
-    tokens_per_second: float
+    per_second: float
     seconds_left: float
     validation_loss: float | None = None
     accuracy: float | None = None
     validation_accuracy: float | None = None
+    unit: str = "tokens"
 
     def __str__(self) -> str:
         if self.accuracy is not None:
-            return self._of_a_classifier(self.accuracy)
+            return self._with_answers(self.accuracy)
         validation = "" if self.validation_loss is None else f", valid {self.validation_loss:.3f}"
-        return (
-            f"loss {self.loss:.3f}{validation}, {self.tokens_per_second:,.0f} tokens/s, "
-            f"{_duration(self.seconds_left)} left"
-        )
+        return f"loss {self.loss:.3f}{validation}, {self._speed()}, {_duration(self.seconds_left)} left"
 
-    def _of_a_classifier(self, accuracy: float) -> str:
+    def _speed(self) -> str:
+        return f"{self.per_second:,.0f} {'seq' if self.unit == 'sequences' else self.unit}/s"
+
+    def _with_answers(self, accuracy: float) -> str:
         validation = ""
         if self.validation_accuracy is not None:
             validation = f", valid {self.validation_accuracy:.1%}"
         return (
             f"loss {self.loss:.3f}, right {accuracy:.1%}{validation}, "
-            f"{self.tokens_per_second:,.0f} seq/s, {_duration(self.seconds_left)} left"
+            f"{self._speed()}, {_duration(self.seconds_left)} left"
         )
 
 

@@ -152,10 +152,12 @@ if find_spec("triton") is not None:  # it is imported on the first call on a CUD
     def _(A, B, C, dt, length, method):  # type: ignore[no-untyped-def]
         from adder.ops.diagonal_kernel import gpu
 
-        return coefficients.kernel(gpu.forward, A, B, C, dt, length, method)
+        with torch.cuda.device(A.device):  # Triton launches where the current device is
+            return coefficients.kernel(gpu.forward, A, B, C, dt, length, method)
 
     @_diagonal_kernel_backward.register_kernel("cuda")
     def _(A, B, C, dt, length, method, dK):  # type: ignore[no-untyped-def]
         from adder.ops.diagonal_kernel import gpu
 
-        return coefficients.gradients(gpu.moments, A, B, C, dt, length, method, dK)
+        with torch.cuda.device(A.device):
+            return coefficients.gradients(gpu.moments, A, B, C, dt, length, method, dK)

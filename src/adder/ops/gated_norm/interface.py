@@ -1,6 +1,7 @@
 """The public norms, and the one PyTorch operator under both."""
 
 import math
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
@@ -228,4 +229,25 @@ if (_native := native.module()) is not None:
     def _(y, z, weight, eps, group_size, norm_before_gate, dout):  # type: ignore[no-untyped-def]
         if cpu.serves(y.dtype):
             return cpu.backward(_native, y, z, weight, eps, group_size, norm_before_gate, dout)
+        return _norm_backward(y, z, weight, eps, group_size, norm_before_gate, dout)
+
+
+if find_spec("triton") is not None:  # it is imported on the first call on a CUDA device
+
+    @_gated_norm.register_kernel("cuda")
+    def _(y, z, weight, eps, group_size, norm_before_gate):  # type: ignore[no-untyped-def]
+        from adder.ops.gated_norm import gpu
+
+        if gpu.serves(y, group_size):
+            with torch.cuda.device(y.device):  # Triton launches where the current device is
+                return gpu.forward(y, z, weight, eps, group_size, norm_before_gate)
+        return _norm(y, z, weight, eps, group_size, norm_before_gate)
+
+    @_gated_norm_backward.register_kernel("cuda")
+    def _(y, z, weight, eps, group_size, norm_before_gate, dout):  # type: ignore[no-untyped-def]
+        from adder.ops.gated_norm import gpu
+
+        if gpu.serves(y, group_size):
+            with torch.cuda.device(y.device):
+                return gpu.backward(y, z, weight, eps, group_size, norm_before_gate, dout)
         return _norm_backward(y, z, weight, eps, group_size, norm_before_gate, dout)

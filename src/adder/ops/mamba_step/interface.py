@@ -1,19 +1,21 @@
 """One token of each stream through a whole stack of Mamba or Mamba-2 blocks, in one native call."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from adder.ops import native
-from adder.ops.mamba_step.weights import BlockWeights, Mamba2BlockWeights, StackWeights, Weight
+from adder.ops.mamba_step.checks import NAME, check_apart, check_ids, check_shapes, check_states
+from adder.ops.mamba_step.weights import (
+    BlockWeights,
+    Mamba2BlockWeights,
+    StackWeights,
+    States,
+    Weight,
+)
 from adder.ops.quantized_linear.weight import QuantizedWeight
 
 __all__ = ["BlockWeights", "Mamba2BlockWeights", "MambaStack", "StackWeights", "Weight"]
-
-NAME = "mamba_step"
-States = Sequence[tuple[Tensor, Tensor]]
 
 
 class MambaStack:
@@ -49,7 +51,7 @@ class MambaStack:
         reason = self.refusal(weights)
         if reason is not None:
             raise TypeError(f"{NAME}: {reason}")
-        _check_shapes(weights)
+        check_shapes(weights)
         self.weights = weights
         # Their memory stays, even where a module gives its parameter other memory.
         self._alive = [each.detach() for each in weights.tensors()]
@@ -122,10 +124,7 @@ class MambaStack:
         Raises:
             ValueError: ids or a state of another shape, type or device; the message names it.
         """
-        if ids.ndim != 1 or not ids.numel() or ids.dtype != torch.int64 or not ids.is_cpu:
-            raise ValueError(
-                f"{NAME}: ids is {ids.dtype} {tuple(ids.shape)} on {ids.device}, expected int64 (b,) on cpu"
-            )
+        check_ids(self.weights, ids)
         low, high = (int(each) for each in torch.aminmax(ids))
         if low < 0 or high >= self.weights.embedding.shape[0]:
             raise ValueError(
@@ -133,21 +132,18 @@ class MambaStack:
                 f"expected 0 to {self.weights.embedding.shape[0] - 1}"
             )
         b = ids.shape[0]
-        held = [each.contiguous() for each in self._checked("states", states, b)]
+        check_states(self.weights, "states", states, b)
+        held = [each.contiguous() for pair in states for each in pair]
         read = [each.data_ptr() for each in held]
         if into is None:
             conv_size, ssm_size = self.weights.blocks[0].state_shapes(b)
             into = [
                 (torch.empty(conv_size, dtype=self._dtype), torch.empty(ssm_size)) for _ in states
             ]
-            written = [each.data_ptr() for pair in into for each in pair]
         else:
-            after = self._checked("into", into, b)
-            written = [each.data_ptr() for each in after]
-            if not all(each.is_contiguous() for each in after) or _overlap(held, after):
-                raise ValueError(
-                    f"{NAME}: into must be contiguous, and in memory apart from states and from itself"
-                )
+            check_states(self.weights, "into", into, b)
+            check_apart(held, [each for pair in into for each in pair])
+        written = [each.data_ptr() for pair in into for each in pair]
         ids = ids.contiguous()
         logits = torch.empty(b, self.weights.vocab_size, dtype=self._dtype)
         self._native.run(
@@ -160,39 +156,6 @@ class MambaStack:
         )
         return logits, list(into)
 
-    def _checked(self, name: str, states: States, b: int) -> list[Tensor]:
-        if len(states) != len(self.weights.blocks):
-            raise ValueError(
-                f"{NAME}: {name} of {len(states)} blocks, expected {len(self.weights.blocks)}"
-            )
-        conv_size, ssm_size = self.weights.blocks[0].state_shapes(b)
-        expected = (("conv", conv_size, self._dtype), ("ssm", ssm_size, torch.float32))
-        for i, pair in enumerate(states):
-            for (part, size, dtype), each in zip(expected, pair, strict=True):
-                if each.shape != size or each.dtype != dtype or not each.is_cpu:
-                    raise ValueError(
-                        f"{NAME}: {part} of block {i} in {name} is {each.dtype} {tuple(each.shape)} on "
-                        f"{each.device}, expected {dtype} {size} on cpu"
-                    )
-        return [each for pair in states for each in pair]
-
-
-def _overlap(read: Sequence[Tensor], written: Sequence[Tensor]) -> bool:
-    """Whether a tensor that is written shares memory with another; those that are read may share theirs."""
-    spans = sorted(
-        (each.data_ptr(), each.data_ptr() + each.nbytes, is_written)
-        for tensors, is_written in ((read, False), (written, True))
-        for each in tensors
-        if each.numel()
-    )
-    end, end_of_written = 0, 0
-    for start, stop, is_written in spans:
-        if start < (end if is_written else end_of_written):
-            return True
-        end = max(end, stop)
-        end_of_written = max(end_of_written, stop) if is_written else end_of_written
-    return False
-
 
 def _matrix(weight: Weight) -> native.Matrix:
     if isinstance(weight, QuantizedWeight):
@@ -201,38 +164,3 @@ def _matrix(weight: Weight) -> native.Matrix:
         )
     rows, columns = weight.shape
     return native.matrix(weight, None, rows, columns, weight.dtype)
-
-
-def _check_shapes(weights: StackWeights) -> None:
-    one = weights.blocks[0]
-    if isinstance(one, Mamba2BlockWeights):
-        _check_heads(one)
-    expected, m = one.shapes(), one.sizes[0]
-    for i, block in enumerate(weights.blocks):
-        if type(block) is not type(one) or block.sizes != one.sizes:
-            raise ValueError(
-                f"{NAME}: block {i} is a {type(block).__name__} of sizes {block.sizes}, "
-                f"and block 0 a {type(one).__name__} of {one.sizes}"
-            )
-        for name, shape in expected.items():
-            each = getattr(block, name)
-            if each is not None and tuple(each.shape) != shape:
-                raise ValueError(
-                    f"{NAME}: {name} of block {i} has shape {tuple(each.shape)}, expected {shape}"
-                )
-    for name, matrix in (("embedding", weights.embedding), ("head", weights.head)):
-        if matrix.shape[0] < weights.vocab_size or matrix.shape[1] != m:
-            raise ValueError(
-                f"{NAME}: {name} has shape {tuple(matrix.shape)}, expected ({weights.vocab_size} or more, {m})"
-            )
-    if tuple(weights.norm.shape) != (m,):
-        raise ValueError(f"{NAME}: norm has shape {tuple(weights.norm.shape)}, expected ({m},)")
-
-
-def _check_heads(block: Mamba2BlockWeights) -> None:
-    d, h, g, w = block.out_proj.shape[1], *block.A_log.shape, block.groups, len(block.conv_weight)
-    if g < 1 or d % h or h % g or w <= d or (w - d) % (2 * g):
-        raise ValueError(
-            f"{NAME}: {h} heads must divide {d} inner channels, {g} groups the heads, and twice the groups the "
-            f"{w - d} channels of B and C"
-        )

@@ -10,6 +10,7 @@ from adder.ops.quantized_linear.weight import QuantizedWeight
 
 Weight = Tensor | QuantizedWeight
 Shape = tuple[int, ...]
+States = Sequence[tuple[Tensor, Tensor]]
 
 
 class BlockWeights(NamedTuple):

@@ -60,6 +60,11 @@ def side_by_side(x: Tensor, last: int = 1) -> Tensor:
     return x
 
 
+def outer_strides(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Of the batch and the length of each tensor; zeros for None."""
+    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
+
+
 def rows(x: Tensor | None) -> Strided:
     """Address, batch stride and row stride of a (batch, length, ...) tensor; zeros for None."""
     return (0, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(1))

@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from adder.ops.native import side_by_side
+from adder.ops.native import outer_strides, side_by_side
 from adder.ops.selective_scan.gpu_backward import adjoint_ends_kernel, adjoint_kernel, sum_kernel
 from adder.ops.selective_scan.gpu_forward import ends_kernel, forward_kernel, stage_kernel
 from adder.ops.selective_scan.portable import CHUNK, Inputs
@@ -89,7 +89,7 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         totals = call.scratch(b, call.segments, d)
         ends_kernel[(call.programs(call.segments - 1),)](
             call.u, call.delta, call.A2, call.BC, call.delta_bias, call.seq_idx, ends, totals,
-            *call.strides(call.u, call.delta), *call.lengths(),
+            *outer_strides(call.u, call.delta), *call.lengths(),
             **{**options, "EXACT": call.full},
         )  # fmt: skip
     y = torch.empty((b, l, d), dtype=inputs.u.dtype, device=inputs.u.device)
@@ -98,7 +98,7 @@ def forward(inputs: Inputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     forward_kernel[(call.programs(call.segments),)](
         call.u, call.delta, call.z, call.A2, call.BC, call.D, call.delta_bias, call.state,
         call.seq_idx, ends, totals, y, last, saved,
-        *call.strides(call.u, call.delta, call.z), *call.lengths(), n, chunks,
+        *outer_strides(call.u, call.delta, call.z), *call.lengths(), n, chunks,
         CHUNK=CHUNK, **options,
     )  # fmt: skip
     last = last.transpose(1, 2).contiguous()
@@ -119,7 +119,7 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
         totals = call.scratch(b, call.segments, d)
         adjoint_ends_kernel[(call.programs(call.segments - 1),)](
             call.delta, dy, call.z, call.A2, call.BC, call.delta_bias, call.seq_idx, ends, totals,
-            *call.strides(call.delta, dy, call.z), *call.lengths(), padded_n, **call.options,
+            *outer_strides(call.delta, dy, call.z), *call.lengths(), padded_n, **call.options,
         )  # fmt: skip
     du, ddelta = (torch.empty((b, l, d), dtype=dy.dtype, device=dy.device) for _ in range(2))
     dz = None if call.z is None else torch.empty_like(du)
@@ -132,7 +132,7 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     adjoint_kernel[(call.programs(call.segments),)](
         call.u, call.delta, call.z, call.A2, call.BC, call.D, call.delta_bias, call.seq_idx,
         saved, dy, dlast, ends, totals, middle, carry, du, ddelta, dz, dstate, dA, partial, dD, dbias,
-        *call.strides(call.u, call.delta, call.z, dy), *call.lengths(), padded_n, n, triton.cdiv(l, CHUNK),
+        *outer_strides(call.u, call.delta, call.z, dy), *call.lengths(), padded_n, n, triton.cdiv(l, CHUNK),
         CHUNK=CHUNK, **call.options,
     )  # fmt: skip
     states = min(triton.next_power_of_2(n), 16)
@@ -218,10 +218,6 @@ class _Call:
     def programs(self, segments: int) -> int:
         b, _, _, g, _ = self.sizes
         return b * segments * g * self.blocks
-
-    def strides(self, *tensors: Tensor | None) -> tuple[int, ...]:
-        """Of the batch and the length of each tensor."""
-        return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
 
     def lengths(self) -> tuple[int, ...]:
         """The whole numbers that all kernels take."""

@@ -12,8 +12,8 @@ that is a sum over lanes. Nothing is added in an order that changes.
 import triton
 import triton.language as tl
 
+from adder.ops.gpu_math import LN2, sigmoid
 from adder.ops.selective_scan.gpu_common import (
-    LN2,
     all_fetched,
     block_inputs,
     crossing,
@@ -28,7 +28,6 @@ from adder.ops.selective_scan.gpu_common import (
     place,
     read_numbers,
     restarted,
-    sigmoid,
     starts_among,
     store_row,
     times,

@@ -7,8 +7,8 @@ exponential is made one step ahead, and what a program reads next is touched one
 import triton
 import triton.language as tl
 
+from adder.ops.gpu_math import LOG2E, sigmoid
 from adder.ops.selective_scan.gpu_common import (
-    LOG2E,
     block_inputs,
     crossing,
     fetched,
@@ -21,7 +21,6 @@ from adder.ops.selective_scan.gpu_common import (
     place,
     read_numbers,
     restarted,
-    sigmoid,
     starts_among,
     store_row,
     times,

@@ -1,5 +1,6 @@
 """The public short convolution, and the PyTorch operator under it."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -198,4 +199,25 @@ if (_native := native.module()) is not None:
     def _(x, weight, bias, activation, state, seq_idx, dy, dlast):  # type: ignore[no-untyped-def]
         if cpu.serves(x.dtype):
             return cpu.backward(_native, x, weight, bias, activation, state, seq_idx, dy, dlast)
+        return _adjoint(x, weight, bias, activation, state, seq_idx, dy, dlast)
+
+
+if find_spec("triton") is not None:  # it is imported on the first call on a CUDA device
+
+    @_short_convolution.register_kernel("cuda")
+    def _(x, weight, bias, activation, state, seq_idx):  # type: ignore[no-untyped-def]
+        from adder.ops.short_convolution import gpu
+
+        if gpu.serves(x, weight):
+            with torch.cuda.device(x.device):  # Triton launches where the current device is
+                return gpu.forward(x, weight, bias, activation, state, seq_idx)
+        return _convolution(x, weight, bias, activation, state, seq_idx)
+
+    @_short_convolution_backward.register_kernel("cuda")
+    def _(x, weight, bias, activation, state, seq_idx, dy, dlast):  # type: ignore[no-untyped-def]
+        from adder.ops.short_convolution import gpu
+
+        if gpu.serves(x, weight):
+            with torch.cuda.device(x.device):
+                return gpu.backward(x, weight, bias, activation, state, seq_idx, dy, dlast)
         return _adjoint(x, weight, bias, activation, state, seq_idx, dy, dlast)
