@@ -11,11 +11,13 @@ from adder.ops.native import side_by_side
 from adder.ops.state_space_dual.gpu_backward import (
     finish_kernel,
     input_kernel,
+    pairs_kernel,
     projection_kernel,
 )
 from adder.ops.state_space_dual.gpu_forward import (
     output_kernel,
     pass_kernel,
+    scores_kernel,
     states_kernel,
     steps_kernel,
 )
@@ -24,23 +26,36 @@ from adder.ops.state_space_dual.portable import Inputs
 
 # How products are made: of bfloat16, or each as six of it, which keeps 24 bits.
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "bf16x6", torch.float32: "bf16x6"}
-ROWS = 64  # steps of a tile
-TILES = CHUNK // ROWS
 SHARE = 8  # heads that a program sums dB and dC over
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
 
-# Of each kernel: states of a block, warps and so on; for bfloat16 heads of up to 64 channels, and for all others.
-LAYOUTS = {
-    "states": ({"N": 128, "num_warps": 8}, {"N": 64, "num_warps": 8, "num_stages": 1}),
-    "output": (
-        {"N": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 168},
-        {"N": 64, "num_warps": 8, "num_stages": 1},
+# Of each kernel: rows M and columns K of a tile of steps, states of a block, warps and so on; for bfloat16 heads of up
+# to 64 channels, and for all others.
+LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "scores": (
+        {"M": 64, "N": 128, "num_warps": 4},
+        {"M": 64, "N": 64, "num_warps": 8, "num_stages": 1},
     ),
-    "input": ({"N": 32, "num_warps": 8, "num_stages": 1},) * 2,
+    "states": (
+        {"K": 64, "N": 128, "num_warps": 4, "num_stages": 2},
+        {"K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+    ),
+    "output": (
+        {"M": 128, "K": 64, "N": 64, "num_warps": 8, "num_stages": 2},
+        {"M": 64, "K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+    ),
+    "input": (
+        {"M": 64, "K": 64, "N": 64, "num_warps": 4, "num_stages": 1},
+        {"M": 64, "K": 64, "N": 32, "num_warps": 8, "num_stages": 1},
+    ),
+    "pairs": (
+        {"M": 64, "num_warps": 4, "num_stages": 2},
+        {"M": 64, "num_warps": 8, "num_stages": 1},
+    ),
     "projection": (
-        {"N": 128, "num_warps": 8, "num_stages": 1},
-        {"N": 64, "num_warps": 8, "num_stages": 1},
+        {"M": 128, "K": 64, "N": 128, "num_warps": 8, "num_stages": 2},
+        {"M": 64, "K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
     ),
 }
 
@@ -72,20 +87,26 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     if call.z is not None:
         dz = torch.empty_like(dx)
         call.outputs(saved, dy, dz)
-    e, dx_x = (torch.empty_like(call.steps) for _ in range(2))
-    dD = call.scratch(b, call.chunks, h, p)
-    input_kernel[(call.programs,)](
-        call.x, call.z, call.B, call.C, call.D, dy, *call.decays(), saved, after, dx, e, dx_x, dD,
-        *strides(call.x, call.z, call.B, call.C, dy), *call.sizes(),
-        M=ROWS, **call.wide, **call.tile, **call.layout("input"),
+    layout = call.layout("input")
+    tiles = CHUNK // layout["M"]
+    scores = call.scores(call.B, call.C, upper=True)
+    dx_x, enters = (torch.empty_like(call.steps) for _ in range(2))
+    spans, whole = call.scratch(b, h, call.chunks, tiles, CHUNK), call.scratch(b, h, call.chunks)
+    dD = call.scratch(b, call.chunks, tiles, h, p)
+    input_kernel[(call.programs * tiles,)](
+        call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
+        dx, dx_x, spans, enters, whole, dD,
+        *strides(call.x, call.z, call.B, call.C, dy), *call.sizes(), **call.wide, **call.tile, **layout,
     )  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
-        e, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks, T=CHUNK,
+        spans, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks,
+        T=CHUNK, M=layout["M"],
     )  # fmt: skip
-    dB = call.projection(call.C, dy, after, of_c=False)
-    dC = call.projection(call.B, dy, saved, of_c=True)
-    skip = dD.sum((0, 1))
+    pairs = call.pairs(dy)
+    dB = call.projection(call.C, dy, pairs, after, of_c=False)
+    dC = call.projection(call.B, dy, pairs, saved, of_c=True)
+    skip = dD.sum((0, 1, 2))
     return [
         dx,
         ddt,
@@ -105,6 +126,7 @@ class Call:
     def __init__(self, inputs: Inputs, *, slopes: bool):
         (self.b, self.l, self.h, self.p), (self.g, self.n) = inputs.x.shape, inputs.B.shape[2:]
         self.chunks = triton.cdiv(self.l, CHUNK)
+        self.blocks = triton.cdiv(self.h // self.g, SHARE)
         self.x, self.dt = side_by_side(inputs.x, 2), side_by_side(inputs.dt)
         self.B, self.C = side_by_side(inputs.B, 2), side_by_side(inputs.C, 2)
         self.z = None if inputs.z is None else side_by_side(inputs.z, 2)
@@ -134,13 +156,13 @@ class Call:
             SOFTPLUS=inputs.dt_softplus, T=CHUNK,
         )  # fmt: skip
 
-    def scratch(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=self.x.device)
+    def scratch(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.x.device)
 
     def layout(self, kernel: str) -> dict[str, int]:
         others = self.padded_p > 64 or self.x.dtype != torch.bfloat16
         layout = LAYOUTS[kernel][others]
-        return {**layout, "N": min(layout["N"], self.padded_n)}
+        return {**layout, "N": min(layout["N"], self.padded_n)} if "N" in layout else layout
 
     def decays(self) -> tuple[Tensor | None, ...]:
         return self.steps, self.sums, self.rests, self.number
@@ -154,7 +176,7 @@ class Call:
         layout = self.layout("states")
         states_kernel[(self.programs, triton.cdiv(self.n, layout["N"]))](
             x, z, B, *self.decays(), states, *strides(x, z, B), *self.sizes(),
-            ADJOINT=adjoint, K=ROWS, **self.tile, **layout,
+            ADJOINT=adjoint, **self.tile, **layout,
         )  # fmt: skip
         return states
 
@@ -166,26 +188,53 @@ class Call:
             self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD, BLOCK=BLOCK,
         )  # fmt: skip
 
+    def scores(self, a: Tensor, b: Tensor, *, upper: bool) -> Tensor:
+        """Products of the rows of a chunk in one with those in the other (b chunks g T T), on one side of the diagonal.
+
+        Above it, where the gradients that are float32 come from, they are float32.
+        """
+        rounded = self.x.dtype if self.x.dtype == torch.bfloat16 and not upper else torch.float32
+        scores = self.scratch(self.b, self.chunks, self.g, CHUNK, CHUNK, dtype=rounded)
+        layout = self.layout("scores")
+        tiles = CHUNK // layout["M"]
+        scores_kernel[(self.b * self.chunks * self.g * tiles, tiles)](
+            a, b, scores, *strides(a, b), self.l, self.g, self.chunks, self.n,
+            UPPER=upper, PRECISION=self.tile["PRECISION"], T=CHUNK, **layout,
+        )  # fmt: skip
+        return scores
+
     def outputs(self, states: Tensor, dy: Tensor | None, out: Tensor) -> None:
         """y, or with dy the gradient of z."""
-        output_kernel[(self.programs * TILES,)](
-            self.x, self.z, self.B, self.C, self.D, dy, *self.decays(), states, out,
-            *strides(self.x, self.z, self.B, self.C, dy), *self.sizes(),
-            M=ROWS, **self.wide, **self.tile, **self.layout("output"),
+        layout = self.layout("output")
+        scores = self.scores(self.C, self.B, upper=False)
+        output_kernel[(self.programs * (CHUNK // layout["M"]),)](
+            self.x, self.z, self.C, self.D, dy, scores, *self.decays(), states, out,
+            *strides(self.x, self.z, self.C, dy), *self.sizes(), **self.wide, **self.tile, **layout,
         )  # fmt: skip
 
-    def projection(self, partner: Tensor, dy: Tensor, states: Tensor, *, of_c: bool) -> Tensor:
+    def pairs(self, dy: Tensor) -> Tensor:
+        """What the heads of a block give to the gradients of B[s] . C[t]: (b chunks g blocks T T), on and below the diagonal."""
+        rounded = self.x.dtype if self.x.dtype == torch.bfloat16 else torch.float32
+        blocks, layout = self.blocks, self.layout("pairs")
+        pairs = self.scratch(self.b, self.chunks, self.g, blocks, CHUNK, CHUNK, dtype=rounded)
+        tiles = CHUNK // layout["M"]
+        pairs_kernel[(self.b * self.chunks * self.g * blocks * tiles, tiles)](
+            self.x, self.z, dy, *self.decays(), pairs, *strides(self.x, self.z, dy), *self.sizes()[:5],
+            blocks, SHARE, **self.tile, **layout,
+        )  # fmt: skip
+        return pairs
+
+    def projection(
+        self, partner: Tensor, dy: Tensor, pairs: Tensor, states: Tensor, *, of_c: bool
+    ) -> Tensor:
         """The gradient of C or of B; the partner is the other one."""
-        each = self.h // self.g
-        blocks = triton.cdiv(each, SHARE)
+        blocks, layout = self.blocks, self.layout("projection")
         parts = self.scratch(self.b, self.g, blocks, self.l, self.n)
-        layout = self.layout("projection")
-        programs = self.b * self.chunks * self.g * blocks
-        grid = (programs * TILES, triton.cdiv(self.n, layout["N"]))
-        projection_kernel[grid](
-            self.x, self.z, partner, dy, *self.decays(), states, parts,
+        programs = self.b * self.chunks * self.g * blocks * (CHUNK // layout["M"])
+        projection_kernel[(programs, triton.cdiv(self.n, layout["N"]))](
+            self.x, self.z, partner, dy, pairs, *self.decays(), states, parts,
             *strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE,
-            OF_C=of_c, M=ROWS, **self.tile, **layout,
+            OF_C=of_c, **self.tile, **layout,
         )  # fmt: skip
         return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)
 

@@ -53,6 +53,21 @@ def exact_product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def exact_sums(a, b, total, PRECISION: tl.constexpr):
+    """total + a b, a float32, cut into three bfloat16, and b an operand."""
+    if PRECISION == "bf16":
+        high = a.to(tl.bfloat16)
+        rest = a - high.to(tl.float32)
+        middle = rest.to(tl.bfloat16)
+        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        total = tl.dot(low, b, total)
+        total = tl.dot(middle, b, total)
+        return tl.dot(high, b, total)
+    else:
+        return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
 def rows_of(pointer, row_size, row, column, length, width):
     """Rows of a signal (l, width), zero where there are none."""
     here = (row < length)[:, None] & (column < width)[None, :]
@@ -111,15 +126,18 @@ def infinite(x):
 
 
 @triton.jit
+def any_infinite(x):
+    """Whether any number of a matrix is not finite."""
+    return tl.max(tl.max(infinite(x).to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
 def spoiled(out, reached, bad, PRECISION: tl.constexpr):
     """out (rows, columns), NaN where a row reaches a step whose value is not finite; reached (rows, steps)."""
-    if tl.max(tl.max(bad.to(tl.int32), 1), 0) > 0:
-        zero = tl.zeros(out.shape, tl.float32)
-        met = product(
-            operand(reached.to(tl.float32), PRECISION),
-            operand(bad.to(tl.float32), PRECISION),
-            zero,
-            PRECISION,
-        )
-        out = tl.where(met > 0.5, float("nan"), out)
-    return out
+    met = product(
+        operand(reached.to(tl.float32), PRECISION),
+        operand(bad.to(tl.float32), PRECISION),
+        tl.zeros(out.shape, tl.float32),
+        PRECISION,
+    )
+    return tl.where(met > 0.5, float("nan"), out)

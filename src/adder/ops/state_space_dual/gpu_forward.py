@@ -9,11 +9,11 @@ from adder.ops.state_space_dual.gpu_common import (
     LEAST,
     LOG2E,
     LOG2E_REST,
+    any_infinite,
     clean,
     decays,
     exact_product,
     gated,
-    infinite,
     operand,
     place,
     product,
@@ -91,7 +91,7 @@ def states_kernel(
     last = sequences(number, numbers + T - 1)
     last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
     total = tl.zeros((N, P), tl.float32)
-    for k in tl.static_range(0, T, K):
+    for k in range(0, T, K):
         t = k + tl.arange(0, K)
         row = chunk * T + t
         own, sum_, rest = (
@@ -159,51 +159,90 @@ def pass_kernel(
 
 
 @triton.jit
-def output_kernel(
-    x, z, B, C, D, dy, steps, sums, rests, number, states, out, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr,
-    T: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+def scores_kernel(
+    a, b, scores, a_b, a_l, b_b, b_l, length, groups, chunks, n, UPPER: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """y of M steps, `out` (b l h p); with dy, instead, the gradient of z."""
-    batch, chunk, head = place(heads, chunks, T // M)
-    tile = tl.program_id(0) % (T // M)
-    c, m = tl.arange(0, P), tile * M + tl.arange(0, M)
-    row = chunk * T + m
-    x += batch * x_b + head * p
-    B += batch * B_b + head // per_group * n
-    C += batch * C_b + head // per_group * n
-    states += ((batch * chunks + chunk) * heads + head) * n * p
+    """a[row] . b[column] for pairs of steps of a chunk: (b chunks g T T), in tiles of M on one side of the diagonal."""
+    batch, chunk, group = place(groups, chunks, T // M)
+    down, across = tl.program_id(0) % (T // M), tl.program_id(1)
+    if (across >= down) if UPPER else (across <= down):
+        at, to = down * M + tl.arange(0, M), across * M + tl.arange(0, M)
+        a += batch * a_b + group * n
+        b += batch * b_b + group * n
+        total = tl.zeros((M, M), tl.float32)
+        for k in range(0, n, N):
+            i = k + tl.arange(0, N)
+            left = operand(rows_of(a, a_l, chunk * T + at, i, length, n), PRECISION)
+            right = operand(rows_of(b, b_l, chunk * T + to, i, length, n), PRECISION)
+            total = product(left, tl.trans(right), total, PRECISION)
+        scores += ((batch * chunks + chunk) * groups + group) * T * T
+        out = scores + at[:, None] * T + to[None, :]
+        tl.store(out, total.to(scores.dtype.element_ty))
+
+
+@triton.jit
+def _outputs(
+    x, C, scores, steps, sums, rests, number, states, m, start, first, numbers, x_l, C_l, length, p, n,
+    stop, CAREFUL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """h C of M steps; CAREFUL: a value that is not finite reaches the steps behind it in its sequence, and no other."""
+    c = tl.arange(0, P)
     y = tl.zeros((M, P), tl.float32)
     for k in range(0, n, N):
         i = k + tl.arange(0, N)
-        c_t = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
+        c_t = operand(rows_of(C, C_l, start + m, i, length, n), PRECISION)
         y = product(c_t, operand(state_block(states, i, c, n, p), PRECISION), y, PRECISION)
-    first = (batch * heads + head) * (chunks * T) + chunk * T
-    numbers = batch * (chunks * T) + chunk * T
     own_sum, own_rest = tl.load(sums + first + m), tl.load(rests + first + m)
     own = sequences(number, numbers + m)
     y = tl.where((own == 0)[:, None], tl.exp2(own_sum + own_rest)[:, None] * y, 0.0)
-    for j in range(0, tile + 1):
-        s = j * M + tl.arange(0, M)
-        before = chunk * T + s
-        scores = tl.zeros((M, M), tl.float32)
-        for k in range(0, n, N):
-            i = k + tl.arange(0, N)
-            c_t = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
-            b_s = operand(rows_of(B, B_l, before, i, length, n), PRECISION)
-            scores = product(c_t, tl.trans(b_s), scores, PRECISION)
+    for j in range(0, stop, K):
+        s = j + tl.arange(0, K)
         reached = s[None, :] <= m[:, None]
         if number is not None:
             reached = reached & (own[:, None] == sequences(number, numbers + s)[None, :])
         log = own_sum[:, None] - tl.load(sums + first + s)[None, :]
         log += own_rest[:, None] - tl.load(rests + first + s)[None, :]
-        weights = tl.exp2(tl.where(reached, log, float("-inf"))) * scores
-        step = tl.load(steps + first + s)
-        finite, bad = clean(rows_of(x, x_l, before, c, length, p))
-        bad = bad | infinite(step)[:, None]
-        weights = tl.where(reached, weights * tl.where(step == step, step, 0.0)[None, :], 0.0)
-        y = product(operand(weights, PRECISION), operand(finite, PRECISION), y, PRECISION)
-        y = spoiled(y, reached, bad, PRECISION)
+        weights = tl.load(scores + m[:, None] * T + s[None, :]).to(tl.float32)
+        weights *= tl.exp2(log) * tl.load(steps + first + s)[None, :]
+        weights = operand(tl.where(reached, weights, 0.0), PRECISION)
+        values = rows_of(x, x_l, start + s, c, length, p)
+        if CAREFUL:
+            finite, bad = clean(values)
+            y = product(weights, operand(finite, PRECISION), y, PRECISION)
+            y = spoiled(y, reached, bad, PRECISION)
+        else:
+            y = product(weights, operand(values, PRECISION), y, PRECISION)
+    return y
+
+
+@triton.jit
+def output_kernel(
+    x, z, C, D, dy, scores, steps, sums, rests, number, states, out, x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l,
+    length, heads, chunks, per_group, p, n, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """y of M steps, `out` (b l h p); with dy, instead, the gradient of z. `scores` are C[t] . B[s]."""
+    batch, chunk, head = place(heads, chunks, T // M)
+    tile = tl.program_id(0) % (T // M)
+    c, m = tl.arange(0, P), tile * M + tl.arange(0, M)
+    row = chunk * T + m
+    x += batch * x_b + head * p
+    C += batch * C_b + head // per_group * n
+    states += ((batch * chunks + chunk) * heads + head) * n * p
+    scores += ((batch * chunks + chunk) * (heads // per_group) + head // per_group) * T * T
+    first = (batch * heads + head) * (chunks * T) + chunk * T
+    numbers = batch * (chunks * T) + chunk * T
+    y = _outputs(
+        x, C, scores, steps, sums, rests, number, states, m, chunk * T, first, numbers, x_l, C_l, length, p, n,
+        (tile + 1) * M, False, PRECISION, T, M, K, P, N,
+    )  # fmt: skip
+    if any_infinite(y):
+        y = _outputs(
+            x, C, scores, steps, sums, rests, number, states, m, chunk * T, first, numbers, x_l, C_l, length, p, n,
+            (tile + 1) * M, True, PRECISION, T, M, K, P, N,
+        )  # fmt: skip
     if D is not None:
         skip = tl.load(D + head * p + c, mask=c < p, other=0.0) if BY_CHANNEL else tl.load(D + head)
         y += skip * rows_of(x, x_l, row, c, length, p).to(tl.float32)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-CHUNK = 128  # steps whose states before are kept, whatever chunk_size says
+CHUNK = 256  # steps whose states before are kept, whatever chunk_size says
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 
 
