@@ -3,6 +3,8 @@
 All chunks are worked on at once, but for the states that go from one to the next. Sums are taken in a fixed order.
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -38,15 +40,15 @@ LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         {"M": 64, "N": 64, "num_warps": 8, "num_stages": 1},
     ),
     "states": (
-        {"K": 64, "N": 128, "num_warps": 4, "num_stages": 2},
+        {"K": 64, "N": 128, "num_warps": 8, "num_stages": 2},
         {"K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
     ),
     "output": (
-        {"M": 128, "K": 64, "N": 64, "num_warps": 8, "num_stages": 2},
+        {"M": 128, "K": 64, "N": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 128},
         {"M": 64, "K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
     ),
     "input": (
-        {"M": 64, "K": 64, "N": 64, "num_warps": 4, "num_stages": 1},
+        {"M": 64, "K": 32, "N": 64, "num_warps": 4, "num_stages": 1},
         {"M": 64, "K": 64, "N": 32, "num_warps": 8, "num_stages": 1},
     ),
     "pairs": (
@@ -93,11 +95,10 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     dx_x, enters = (torch.empty_like(call.steps) for _ in range(2))
     spans, whole = call.scratch(b, h, call.chunks, tiles, CHUNK), call.scratch(b, h, call.chunks)
     dD = call.scratch(b, call.chunks, tiles, h, p)
-    input_kernel[(call.programs * tiles,)](
+    call.twice(input_kernel, call.programs * tiles, (
         call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
         dx, dx_x, spans, enters, whole, dD,
-        *strides(call.x, call.z, call.B, call.C, dy), *call.sizes(), **call.wide, **call.tile, **layout,
-    )  # fmt: skip
+    ), (*strides(call.x, call.z, call.B, call.C, dy), *call.sizes()), **call.wide, **call.tile, **layout)  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
         spans, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks,
@@ -188,6 +189,22 @@ class Call:
             self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD, BLOCK=BLOCK,
         )  # fmt: skip
 
+    def twice(
+        self,
+        kernel: Any,
+        programs: int,
+        tensors: tuple[Any, ...],
+        sizes: tuple[int, ...],
+        **options: Any,
+    ) -> None:
+        """Run a kernel, and again those of its programs that have met numbers that are not finite.
+
+        What that takes would hold twice the registers in the kernel itself.
+        """
+        marks = self.scratch(programs, dtype=torch.int32)
+        for careful, grid in ((False, programs), (True, triton.cdiv(programs, 64))):
+            kernel[(grid,)](*tensors, marks, *sizes, programs, CAREFUL=careful, **options)
+
     def scores(self, a: Tensor, b: Tensor, *, upper: bool) -> Tensor:
         """Products of the rows of a chunk in one with those in the other (b chunks g T T), on one side of the diagonal.
 
@@ -207,9 +224,10 @@ class Call:
         """y, or with dy the gradient of z."""
         layout = self.layout("output")
         scores = self.scores(self.C, self.B, upper=False)
-        output_kernel[(self.programs * (CHUNK // layout["M"]),)](
-            self.x, self.z, self.C, self.D, dy, scores, *self.decays(), states, out,
-            *strides(self.x, self.z, self.C, dy), *self.sizes(), **self.wide, **self.tile, **layout,
+        self.twice(
+            output_kernel, self.programs * (CHUNK // layout["M"]),
+            (self.x, self.z, self.C, self.D, dy, scores, *self.decays(), states, out),
+            (*strides(self.x, self.z, self.C, dy), *self.sizes()), **self.wide, **self.tile, **layout,
         )  # fmt: skip
 
     def pairs(self, dy: Tensor) -> Tensor:
@@ -231,9 +249,10 @@ class Call:
         blocks, layout = self.blocks, self.layout("projection")
         parts = self.scratch(self.b, self.g, blocks, self.l, self.n)
         programs = self.b * self.chunks * self.g * blocks * (CHUNK // layout["M"])
-        projection_kernel[(programs, triton.cdiv(self.n, layout["N"]))](
-            self.x, self.z, partner, dy, pairs, *self.decays(), states, parts,
-            *strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE,
+        self.twice(
+            projection_kernel, programs * triton.cdiv(self.n, layout["N"]),
+            (self.x, self.z, partner, dy, pairs, *self.decays(), states, parts),
+            (*strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE),
             OF_C=of_c, **self.tile, **layout,
         )  # fmt: skip
         return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)

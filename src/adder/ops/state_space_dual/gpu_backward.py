@@ -14,6 +14,7 @@ from adder.ops.state_space_dual.gpu_common import (
     exact_product,
     exact_sums,
     gated,
+    marked,
     operand,
     place,
     product,
@@ -21,22 +22,19 @@ from adder.ops.state_space_dual.gpu_common import (
     sequences,
     spoiled,
     state_block,
+    weights_of,
 )
 
 
 @triton.jit
-def input_kernel(
-    x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD,
+def _input(
+    index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD, marks,
     x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
-    BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
-    P: tl.constexpr, N: tl.constexpr,
+    CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
+    K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """dx and dX . x of M steps s, and what makes e: E(s, t) of the s, summed over s < r <= t, for every r that is not
-    before them (b h chunks tiles T), E(-1, t) (b h chunks T) and E(-1, T) (b h chunks); and sum_s q[s] x[s] (b chunks
-    tiles h p). `states` are those before each chunk, `after` the gradients of those after it, `scores` B[s] . C[t].
-    """
-    batch, chunk, head = place(heads, chunks, T // M)
-    tile = tl.program_id(0) % (T // M)
+    batch, chunk, head = place(index, heads, chunks, T // M)
+    tile = index % (T // M)
     c, s = tl.arange(0, P), tile * M + tl.arange(0, M)
     start = chunk * T
     row = start + s
@@ -95,7 +93,12 @@ def input_kernel(
         weights = tl.exp2(log) * tl.load(scores + s[:, None] * T + t[None, :])
         weights = tl.where(reached, weights, 0.0)
         q_t = gated(dy, z, dy_l, z_l, start + t, c, length, p)
-        out = product(operand(weights, PRECISION), operand(q_t, PRECISION), out, PRECISION)
+        if CAREFUL:
+            finite, bad = clean(q_t)
+            out = product(operand(weights, PRECISION), operand(finite, PRECISION), out, PRECISION)
+            out = spoiled(out, reached, bad, PRECISION)
+        else:
+            out = product(operand(weights, PRECISION), operand(q_t, PRECISION), out, PRECISION)
         pairs = tl.zeros((M, K), tl.float32)
         if z is None:
             pairs = product(x_s, tl.trans(operand(q_t, PRECISION)), pairs, PRECISION)
@@ -109,11 +112,8 @@ def input_kernel(
         tl.store(spans + t, tl.sum(over, 0))
         later += tl.sum(pairs, 1)
     tl.store(dx_x + first + s, own)
-    if any_infinite(out):
-        out = _careful_input(
-            z, B, dy, scores, steps, sums, rests, number, after, s, start, first, numbers, z_l, B_l, dy_l,
-            length, p, n, tile, PRECISION, T, M, K, P, N,
-        )  # fmt: skip
+    if not CAREFUL:
+        tl.store(marks + index, any_infinite(out).to(tl.int32))
     out *= step[:, None]
     if D is not None:
         at = D + head * p + c
@@ -124,38 +124,34 @@ def input_kernel(
 
 
 @triton.jit
-def _careful_input(
-    z, B, dy, scores, steps, sums, rests, number, after, s, start, first, numbers, z_l, B_l, dy_l,
-    length, p, n, tile, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
-    N: tl.constexpr,
+def input_kernel(
+    x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD, marks,
+    x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, count,
+    CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
+    K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """dX of M steps, where a value that is not finite reaches the steps before it in its sequence, and no other."""
-    c = tl.arange(0, P)
-    out = tl.zeros((M, P), tl.float32)
-    for k in range(0, n, N):
-        i = k + tl.arange(0, N)
-        b = operand(rows_of(B, B_l, start + s, i, length, n), PRECISION)
-        out = exact_product(b, state_block(after, i, c, n, p), out, PRECISION)
-    last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
-    sum_s, rest_s = tl.load(sums + first + s), tl.load(rests + first + s)
-    number_s = sequences(number, numbers + s)
-    left = number_s == sequences(number, numbers + T - 1)
-    out = decays(sum_s, rest_s, last_sum, last_rest)[:, None] * out
-    out = tl.where(left[:, None], out, 0.0)
-    for done in range(0, T - tile * M, K):
-        t = T - K - done + tl.arange(0, K)
-        reached = s[:, None] <= t[None, :]
-        if number is not None:
-            number_t = sequences(number, numbers + t)
-            reached = reached & (number_s[:, None] == number_t[None, :])
-        log = tl.load(sums + first + t)[None, :] - sum_s[:, None]
-        log += tl.load(rests + first + t)[None, :] - rest_s[:, None]
-        weights = tl.exp2(log) * tl.load(scores + s[:, None] * T + t[None, :])
-        weights = operand(tl.where(reached, weights, 0.0), PRECISION)
-        finite, bad = clean(gated(dy, z, dy_l, z_l, start + t, c, length, p))
-        out = product(weights, operand(finite, PRECISION), out, PRECISION)
-        out = spoiled(out, reached, bad, PRECISION)
-    return out
+    """dx and dX . x of M steps s, and what makes e: E(s, t) of the s, summed over s < r <= t, for every r that is not
+    before them (b h chunks tiles T), E(-1, t) (b h chunks T) and E(-1, T) (b h chunks); and sum_s q[s] x[s] (b chunks
+    tiles h p). `states` are those before each chunk, `after` the gradients of those after it, `scores` B[s] . C[t].
+
+    CAREFUL: again, for marked programs: a value that is not finite reaches the earlier steps of its sequence alone.
+    """
+    if CAREFUL:
+        begin = tl.program_id(0) * 64
+        if marked(marks, begin, count):
+            for index in range(begin, tl.minimum(begin + 64, count)):
+                if tl.load(marks + index) > 0:
+                    _input(
+                        index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans,
+                        enters, whole, dD, marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l,
+                        length, heads, chunks, per_group, p, n, True, BY_CHANNEL, PRECISION, T, M, K, P, N,
+                    )  # fmt: skip
+    else:
+        _input(
+            tl.program_id(0), x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans,
+            enters, whole, dD, marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l,
+            length, heads, chunks, per_group, p, n, False, BY_CHANNEL, PRECISION, T, M, K, P, N,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -166,7 +162,7 @@ def pairs_kernel(
 ):  # fmt: skip
     """G(s, t) of rows t and columns s, summed over `share` heads of a group: (b chunks g blocks T T)."""
     groups = heads // per_group
-    batch, chunk, block = place(groups * blocks, chunks, T // M)
+    batch, chunk, block = place(tl.program_id(0), groups * blocks, chunks, T // M)
     down, across = tl.program_id(0) % (T // M), tl.program_id(1)
     if across <= down:
         c, t, s = tl.arange(0, P), down * M + tl.arange(0, M), across * M + tl.arange(0, M)
@@ -179,8 +175,6 @@ def pairs_kernel(
         begin = block // blocks * per_group + block % blocks * share
         for head in range(begin, tl.minimum(begin + share, (block // blocks + 1) * per_group)):
             first = ((batch * heads + head) * chunks + chunk) * T
-            log = tl.load(sums + first + t)[:, None] - tl.load(sums + first + s)[None, :]
-            log += tl.load(rests + first + t)[:, None] - tl.load(rests + first + s)[None, :]
             from_z = None if z is None else z + batch * z_b + head * p
             q = gated(dy + batch * dy_b + head * p, from_z, dy_l, z_l, chunk * T + t, c, length, p)
             values = rows_of(x + batch * x_b + head * p, x_l, chunk * T + s, c, length, p)
@@ -190,20 +184,31 @@ def pairs_kernel(
                 tl.zeros((M, M), tl.float32),
                 PRECISION,
             )
-            total += each * (tl.exp2(log) * tl.load(steps + first + s)[None, :])
+            total += each * weights_of(
+                sums, rests, steps, first + t, first + s, first + down * M, PRECISION
+            )
         out = pairs + ((batch * chunks + chunk) * (groups * blocks) + block) * T * T
         out += t[:, None] * T + s[None, :]
         tl.store(out, tl.where(reached, total, 0.0).to(pairs.dtype.element_ty))
 
 
 @triton.jit
-def _projected(
-    x, z, partner, dy, pairs, steps, sums, rests, number, states, m, i, start, begin, stop, batch, chunk, numbers,
-    x_b, x_l, z_b, z_l, B_l, dy_b, dy_l, length, heads, chunks, p, n, tile, CAREFUL: tl.constexpr, OF_C: tl.constexpr,
-    PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+def _projection(
+    index, x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l,
+    length, heads, chunks, per_group, p, n, blocks, share,
+    CAREFUL: tl.constexpr, OF_C: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """M steps' gradient of C or B; CAREFUL: a partner that is not finite reaches its own sequence alone."""
-    c = tl.arange(0, P)
+    groups, across = heads // per_group, tl.cdiv(n, N)
+    tile = index // across % (T // M)
+    batch, chunk, block = place(index // across, groups * blocks, chunks, T // M)
+    group = block // blocks
+    c, m, i = tl.arange(0, P), tile * M + tl.arange(0, M), index % across * N + tl.arange(0, N)
+    begin = group * per_group + block % blocks * share
+    stop = tl.minimum(begin + share, (group + 1) * per_group)
+    partner += batch * B_b + group * n
+    pairs += ((batch * chunks + chunk) * (groups * blocks) + block) * T * T
+    numbers = (batch * chunks + chunk) * T
     number_m, last = sequences(number, numbers + m), sequences(number, numbers + T - 1)
     kept = number_m == 0 if OF_C else number_m == last
     total = tl.zeros((M, N), tl.float32)
@@ -212,10 +217,14 @@ def _projected(
         sum_m, rest_m = tl.load(sums + first + m), tl.load(rests + first + m)
         if OF_C:
             from_z = None if z is None else z + batch * z_b + head * p
-            own = gated(dy + batch * dy_b + head * p, from_z, dy_l, z_l, start + m, c, length, p)
+            own = gated(
+                dy + batch * dy_b + head * p, from_z, dy_l, z_l, chunk * T + m, c, length, p
+            )
             edge = tl.exp2(sum_m + rest_m)
         else:
-            own = rows_of(x + batch * x_b + head * p, x_l, start + m, c, length, p).to(tl.float32)
+            own = rows_of(x + batch * x_b + head * p, x_l, chunk * T + m, c, length, p).to(
+                tl.float32
+            )
             last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
             edge = tl.load(steps + first + m) * decays(sum_m, rest_m, last_sum, last_rest)
         own = operand(tl.where(kept[:, None], own * edge[:, None], 0.0), PRECISION)
@@ -233,7 +242,7 @@ def _projected(
             weights = tl.load(pairs + m[:, None] * T + t[None, :], mask=reached, other=0.0)
         else:
             weights = tl.load(pairs + m[:, None] + t[None, :] * T, mask=reached, other=0.0)
-        values = rows_of(partner, B_l, start + t, i, length, n)
+        values = rows_of(partner, B_l, chunk * T + t, i, length, n)
         if CAREFUL:
             finite, bad = clean(values)
             total = product(
@@ -244,40 +253,8 @@ def _projected(
             total = product(
                 operand(weights, PRECISION), operand(values, PRECISION), total, PRECISION
             )
-    return total
-
-
-@triton.jit
-def projection_kernel(
-    x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, blocks, share, OF_C: tl.constexpr, PRECISION: tl.constexpr,
-    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
-):  # fmt: skip
-    """dC (OF_C) or dB of M steps, summed over `share` heads of a group: (b g blocks l n), float32.
-
-    For dC, the partner is B and the states are those before the chunk; for dB, C and the gradients of those after it.
-    """
-    groups = heads // per_group
-    batch, chunk, block = place(groups * blocks, chunks, T // M)
-    tile = tl.program_id(0) % (T // M)
-    group = block // blocks
-    m, i = tile * M + tl.arange(0, M), tl.program_id(1) * N + tl.arange(0, N)
-    begin = group * per_group + block % blocks * share
-    stop = tl.minimum(begin + share, (group + 1) * per_group)
-    partner += batch * B_b + group * n
-    pairs += ((batch * chunks + chunk) * (groups * blocks) + block) * T * T
-    numbers = (batch * chunks + chunk) * T
-    total = _projected(
-        x, z, partner, dy, pairs, steps, sums, rests, number, states, m, i, chunk * T, begin, stop, batch, chunk,
-        numbers, x_b, x_l, z_b, z_l, B_l, dy_b, dy_l, length, heads, chunks, p, n, tile, False, OF_C,
-        PRECISION, T, M, K, P, N,
-    )  # fmt: skip
-    if any_infinite(total):
-        total = _projected(
-            x, z, partner, dy, pairs, steps, sums, rests, number, states, m, i, chunk * T, begin, stop, batch, chunk,
-            numbers, x_b, x_l, z_b, z_l, B_l, dy_b, dy_l, length, heads, chunks, p, n, tile, True, OF_C,
-            PRECISION, T, M, K, P, N,
-        )  # fmt: skip
+    if not CAREFUL:
+        tl.store(marks + index, any_infinite(total).to(tl.int32))
     row = chunk * T + m
     here = (row < length)[:, None] & (i < n)[None, :]
     to = parts + ((batch * groups * blocks + block) * length + row)[:, None] * n + i[None, :]
@@ -285,11 +262,41 @@ def projection_kernel(
 
 
 @triton.jit
+def projection_kernel(
+    x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l,
+    length, heads, chunks, per_group, p, n, blocks, share, count,
+    CAREFUL: tl.constexpr, OF_C: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """dC (OF_C) or dB of M steps, summed over `share` heads of a group: (b g blocks l n), float32.
+
+    For dC, the partner is B and the states are those before the chunk; for dB, C and the gradients of those after it.
+    CAREFUL: again, for marked programs: a partner that is not finite reaches one side of its sequence alone.
+    """
+    if CAREFUL:
+        begin = tl.program_id(0) * 64
+        if marked(marks, begin, count):
+            for index in range(begin, tl.minimum(begin + 64, count)):
+                if tl.load(marks + index) > 0:
+                    _projection(
+                        index, x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks,
+                        x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, blocks, share,
+                        True, OF_C, PRECISION, T, M, K, P, N,
+                    )  # fmt: skip
+    else:
+        _projection(
+            tl.program_id(0), x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks,
+            x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, blocks, share,
+            False, OF_C, PRECISION, T, M, K, P, N,
+        )  # fmt: skip
+
+
+@triton.jit
 def finish_kernel(
     spans, enters, whole, dx_x, slopes, steps, A, ddt, dA, dbias, length, heads, chunks, T: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
     """ddt (b l h), and of each chunk (b chunks h) the sums that make dA and the bias's gradient. Last steps come first."""
-    batch, chunk, head = place(heads, chunks)
+    batch, chunk, head = place(tl.program_id(0), heads, chunks)
     chunk_of_head = (batch * heads + head) * chunks + chunk
     t = T - 1 - tl.arange(0, T)
     row, at = chunk * T + t, chunk_of_head * T + t

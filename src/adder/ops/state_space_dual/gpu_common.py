@@ -15,11 +15,18 @@ LEAST = tl.constexpr(-160.0)
 
 
 @triton.jit
-def place(heads, chunks, TILES: tl.constexpr = 1):
-    """Batch row, chunk and head of this program: tiles of a head, and heads, which share B and C, are neighbours."""
-    head = tl.program_id(0) // TILES % heads
-    rest = tl.program_id(0) // TILES // heads
+def place(index, heads, chunks, TILES: tl.constexpr = 1):
+    """Batch row, chunk and head of a program: tiles of a head, and heads, which share B and C, are neighbours."""
+    head = index // TILES % heads
+    rest = index // TILES // heads
     return (rest // chunks).to(tl.int64), (rest % chunks).to(tl.int64), head.to(tl.int64)
+
+
+@triton.jit
+def marked(marks, begin, end):
+    """Whether any of at most 64 programs has marked itself."""
+    at = begin + tl.arange(0, 64)
+    return tl.max(tl.load(marks + at, mask=at < end, other=0), 0) > 0
 
 
 @triton.jit
@@ -109,6 +116,25 @@ def sequences(number, at):
 def decays(sums, rests, last_sum, last_rest):
     """exp2 of what the sums lack to the last ones."""
     return tl.exp2((last_sum - sums) + (last_rest - rests))
+
+
+@triton.jit
+def weights_of(sums, rests, steps, m, s, base, PRECISION: tl.constexpr):
+    """L(s, m) dt[s] of rows m and columns s <= m; otherwise any number. `base` is the first row.
+
+    For products of bfloat16 the exponent is one sum from the column to the base, with the logarithm of the step, and
+    one from there to the row: each is of one sign where the column is before the base.
+    """
+    sum_m, rest_m = tl.load(sums + m), tl.load(rests + m)
+    sum_s, rest_s, step = tl.load(sums + s), tl.load(rests + s), tl.load(steps + s)
+    if PRECISION == "bf16":
+        sum_0, rest_0 = tl.load(sums + base), tl.load(rests + base)
+        row = (sum_m - sum_0) + (rest_m - rest_0)
+        column = (sum_0 - sum_s) + (rest_0 - rest_s) + tl.log2(step)
+        return tl.exp2(row[:, None] + column[None, :])
+    else:
+        log = (sum_m[:, None] - sum_s[None, :]) + (rest_m[:, None] - rest_s[None, :])
+        return tl.exp2(log) * step[None, :]
 
 
 @triton.jit

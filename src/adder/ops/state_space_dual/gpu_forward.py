@@ -14,6 +14,7 @@ from adder.ops.state_space_dual.gpu_common import (
     decays,
     exact_product,
     gated,
+    marked,
     operand,
     place,
     product,
@@ -22,6 +23,7 @@ from adder.ops.state_space_dual.gpu_common import (
     sigmoid,
     spoiled,
     state_block,
+    weights_of,
 )
 
 
@@ -38,7 +40,7 @@ def steps_kernel(
 ):  # fmt: skip
     """Step sizes and sums of log2-decays (b h chunks T), 0 past the end; sequences (b chunks T); with `slopes`, the
     derivative of the step size."""
-    batch, chunk, head = place(heads, chunks)
+    batch, chunk, head = place(tl.program_id(0), heads, chunks)
     row = chunk * T + tl.arange(0, T)
     inside = row < length
     raw = tl.load(dt + batch * dt_b + row * dt_l + head, mask=inside, other=0.0).to(tl.float32)
@@ -80,7 +82,7 @@ def states_kernel(
 
     ADJOINT: to the gradient of the state before it, sum_t L(-1, t) C[t] q[t]^T, x being dy and B being C.
     """
-    batch, chunk, head = place(heads, chunks)
+    batch, chunk, head = place(tl.program_id(0), heads, chunks)
     c, i = tl.arange(0, P), tl.program_id(1) * N + tl.arange(0, N)
     x += batch * x_b + head * p
     B += batch * B_b + head // per_group * n
@@ -164,7 +166,7 @@ def scores_kernel(
     T: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """a[row] . b[column] for pairs of steps of a chunk: (b chunks g T T), in tiles of M on one side of the diagonal."""
-    batch, chunk, group = place(groups, chunks, T // M)
+    batch, chunk, group = place(tl.program_id(0), groups, chunks, T // M)
     down, across = tl.program_id(0) % (T // M), tl.program_id(1)
     if (across >= down) if UPPER else (across <= down):
         at, to = down * M + tl.arange(0, M), across * M + tl.arange(0, M)
@@ -182,30 +184,36 @@ def scores_kernel(
 
 
 @triton.jit
-def _outputs(
-    x, C, scores, steps, sums, rests, number, states, m, start, first, numbers, x_l, C_l, length, p, n,
-    stop, CAREFUL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
-    P: tl.constexpr, N: tl.constexpr,
+def _output(
+    index, x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks, x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l,
+    length, heads, chunks, per_group, p, n, CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """h C of M steps; CAREFUL: a value that is not finite reaches the steps behind it in its sequence, and no other."""
-    c = tl.arange(0, P)
+    batch, chunk, head = place(index, heads, chunks, T // M)
+    tile = index % (T // M)
+    c, m = tl.arange(0, P), tile * M + tl.arange(0, M)
+    start = chunk * T
+    row = start + m
+    x += batch * x_b + head * p
+    C += batch * C_b + head // per_group * n
+    states += ((batch * chunks + chunk) * heads + head) * n * p
+    scores += ((batch * chunks + chunk) * (heads // per_group) + head // per_group) * T * T
+    first, numbers = ((batch * heads + head) * chunks + chunk) * T, (batch * chunks + chunk) * T
     y = tl.zeros((M, P), tl.float32)
     for k in range(0, n, N):
         i = k + tl.arange(0, N)
-        c_t = operand(rows_of(C, C_l, start + m, i, length, n), PRECISION)
+        c_t = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
         y = product(c_t, operand(state_block(states, i, c, n, p), PRECISION), y, PRECISION)
-    own_sum, own_rest = tl.load(sums + first + m), tl.load(rests + first + m)
     own = sequences(number, numbers + m)
-    y = tl.where((own == 0)[:, None], tl.exp2(own_sum + own_rest)[:, None] * y, 0.0)
-    for j in range(0, stop, K):
+    edge = tl.exp2(tl.load(sums + first + m) + tl.load(rests + first + m))
+    y = tl.where((own == 0)[:, None], edge[:, None] * y, 0.0)
+    for j in range(0, (tile + 1) * M, K):
         s = j + tl.arange(0, K)
         reached = s[None, :] <= m[:, None]
         if number is not None:
             reached = reached & (own[:, None] == sequences(number, numbers + s)[None, :])
-        log = own_sum[:, None] - tl.load(sums + first + s)[None, :]
-        log += own_rest[:, None] - tl.load(rests + first + s)[None, :]
         weights = tl.load(scores + m[:, None] * T + s[None, :]).to(tl.float32)
-        weights *= tl.exp2(log) * tl.load(steps + first + s)[None, :]
+        weights *= weights_of(sums, rests, steps, first + m, first + s, first + tile * M, PRECISION)
         weights = operand(tl.where(reached, weights, 0.0), PRECISION)
         values = rows_of(x, x_l, start + s, c, length, p)
         if CAREFUL:
@@ -214,35 +222,8 @@ def _outputs(
             y = spoiled(y, reached, bad, PRECISION)
         else:
             y = product(weights, operand(values, PRECISION), y, PRECISION)
-    return y
-
-
-@triton.jit
-def output_kernel(
-    x, z, C, D, dy, scores, steps, sums, rests, number, states, out, x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr,
-    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
-):  # fmt: skip
-    """y of M steps, `out` (b l h p); with dy, instead, the gradient of z. `scores` are C[t] . B[s]."""
-    batch, chunk, head = place(heads, chunks, T // M)
-    tile = tl.program_id(0) % (T // M)
-    c, m = tl.arange(0, P), tile * M + tl.arange(0, M)
-    row = chunk * T + m
-    x += batch * x_b + head * p
-    C += batch * C_b + head // per_group * n
-    states += ((batch * chunks + chunk) * heads + head) * n * p
-    scores += ((batch * chunks + chunk) * (heads // per_group) + head // per_group) * T * T
-    first = (batch * heads + head) * (chunks * T) + chunk * T
-    numbers = batch * (chunks * T) + chunk * T
-    y = _outputs(
-        x, C, scores, steps, sums, rests, number, states, m, chunk * T, first, numbers, x_l, C_l, length, p, n,
-        (tile + 1) * M, False, PRECISION, T, M, K, P, N,
-    )  # fmt: skip
-    if any_infinite(y):
-        y = _outputs(
-            x, C, scores, steps, sums, rests, number, states, m, chunk * T, first, numbers, x_l, C_l, length, p, n,
-            (tile + 1) * M, True, PRECISION, T, M, K, P, N,
-        )  # fmt: skip
+    if not CAREFUL:
+        tl.store(marks + index, any_infinite(y).to(tl.int32))
     if D is not None:
         skip = tl.load(D + head * p + c, mask=c < p, other=0.0) if BY_CHANNEL else tl.load(D + head)
         y += skip * rows_of(x, x_l, row, c, length, p).to(tl.float32)
@@ -257,3 +238,31 @@ def output_kernel(
     here = (row < length)[:, None] & (c < p)[None, :]
     out += ((batch * length + row) * heads + head)[:, None] * p + c[None, :]
     tl.store(out, y.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def output_kernel(
+    x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks, x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l,
+    length, heads, chunks, per_group, p, n, count, CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr,
+    PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """y of M steps, `out` (b l h p); with dy, instead, the gradient of z. `scores` are C[t] . B[s].
+
+    CAREFUL: again, for marked programs: a value that is not finite reaches the later steps of its sequence alone.
+    """
+    if CAREFUL:
+        begin = tl.program_id(0) * 64
+        if marked(marks, begin, count):
+            for index in range(begin, tl.minimum(begin + 64, count)):
+                if tl.load(marks + index) > 0:
+                    _output(
+                        index, x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks,
+                        x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+                        True, BY_CHANNEL, PRECISION, T, M, K, P, N,
+                    )  # fmt: skip
+    else:
+        _output(
+            tl.program_id(0), x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks,
+            x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+            False, BY_CHANNEL, PRECISION, T, M, K, P, N,
+        )  # fmt: skip
