@@ -49,7 +49,7 @@ LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     ),
     "input": (
         {"M": 64, "K": 32, "N": 64, "num_warps": 4, "num_stages": 1},
-        {"M": 64, "K": 64, "N": 32, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "K": 32, "N": 32, "num_warps": 8, "num_stages": 1},
     ),
     "pairs": (
         {"M": 64, "num_warps": 4, "num_stages": 2},
@@ -231,7 +231,7 @@ class Call:
         )  # fmt: skip
 
     def pairs(self, dy: Tensor) -> Tensor:
-        """What the heads of a block give to the gradients of B[s] . C[t]: (b chunks g blocks T T), on and below the diagonal."""
+        """What the heads of a block give to the gradients of B[s] . C[t]: (b chunks g blocks T T)."""
         rounded = self.x.dtype if self.x.dtype == torch.bfloat16 else torch.float32
         blocks, layout = self.blocks, self.layout("pairs")
         pairs = self.scratch(self.b, self.chunks, self.g, blocks, CHUNK, CHUNK, dtype=rounded)

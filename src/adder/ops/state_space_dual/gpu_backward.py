@@ -28,8 +28,8 @@ from adder.ops.state_space_dual.gpu_common import (
 
 @triton.jit
 def _input(
-    index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD, marks,
-    x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+    index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD,
+    marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
     CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
     K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -194,8 +194,8 @@ def pairs_kernel(
 
 @triton.jit
 def _projection(
-    index, x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, blocks, share,
+    index, x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l,
+    dy_b, dy_l, length, heads, chunks, per_group, p, n, blocks, share,
     CAREFUL: tl.constexpr, OF_C: tl.constexpr, PRECISION: tl.constexpr,
     T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -293,12 +293,13 @@ def projection_kernel(
 
 @triton.jit
 def finish_kernel(
-    spans, enters, whole, dx_x, slopes, steps, A, ddt, dA, dbias, length, heads, chunks, T: tl.constexpr, M: tl.constexpr,
+    spans, enters, whole, dx_x, slopes, steps, A, ddt, dA, dbias, length, heads, chunks,
+    T: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    """ddt (b l h), and of each chunk (b chunks h) the sums that make dA and the bias's gradient. Last steps come first."""
+    """ddt (b l h), and of each chunk (b chunks h) the sums that make dA and the bias's gradient."""
     batch, chunk, head = place(tl.program_id(0), heads, chunks)
     chunk_of_head = (batch * heads + head) * chunks + chunk
-    t = T - 1 - tl.arange(0, T)
+    t = T - 1 - tl.arange(0, T)  # from the last step, as sums go
     row, at = chunk * T + t, chunk_of_head * T + t
     inside = row < length
     e = tl.cumsum(tl.load(enters + at), 0) + tl.load(whole + chunk_of_head)

@@ -8,6 +8,8 @@ lost. A log-decay below LEAST counts as LEAST: its decay is 0 in float32 as well
 import triton
 import triton.language as tl
 
+from adder.ops.gpu_math import sigmoid
+
 LOG2E = tl.constexpr(1.4426950216293335)  # and its rest: together log2(e), each a float32
 LOG2E_REST = tl.constexpr(1.9259629911e-8)
 GRID = tl.constexpr(256.0)
@@ -89,11 +91,6 @@ def gated(dy, z, dy_l, z_l, row, column, length, width):
         gate = rows_of(z, z_l, row, column, length, width).to(tl.float32)
         q *= gate * sigmoid(gate)
     return q
-
-
-@triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * 1.4426950408889634))
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from adder.ops.selective_scan.gpu_common import softplus
+from adder.ops.gpu_math import sigmoid, softplus
 from adder.ops.state_space_dual.gpu_common import (
     GRID,
     LEAST,
@@ -20,7 +20,6 @@ from adder.ops.state_space_dual.gpu_common import (
     product,
     rows_of,
     sequences,
-    sigmoid,
     spoiled,
     state_block,
     weights_of,
@@ -185,9 +184,9 @@ def scores_kernel(
 
 @triton.jit
 def _output(
-    index, x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks, x_b, x_l, z_b, z_l, C_b, C_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr,
-    T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    index, x, z, C, D, dy, scores, steps, sums, rests, number, states, out, marks, x_b, x_l, z_b, z_l,
+    C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr,
+    PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     batch, chunk, head = place(index, heads, chunks, T // M)
     tile = index % (T // M)
