@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from adder.ops.native import side_by_side
+from adder.ops.native import outer_strides, side_by_side
 from adder.ops.state_space_dual.gpu_backward import (
     finish_kernel,
     input_kernel,
@@ -98,7 +98,7 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     call.twice(input_kernel, call.programs * tiles, (
         call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
         dx, dx_x, spans, enters, whole, dD,
-    ), (*strides(call.x, call.z, call.B, call.C, dy), *call.sizes()), **call.wide, **call.tile, **layout)  # fmt: skip
+    ), (*outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes()), **call.wide, **call.tile, **layout)  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
         spans, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks,
@@ -176,7 +176,7 @@ class Call:
         states = self.scratch(self.b, self.chunks, self.h, self.n, self.p)
         layout = self.layout("states")
         states_kernel[(self.programs, triton.cdiv(self.n, layout["N"]))](
-            x, z, B, *self.decays(), states, *strides(x, z, B), *self.sizes(),
+            x, z, B, *self.decays(), states, *outer_strides(x, z, B), *self.sizes(),
             ADJOINT=adjoint, **self.tile, **layout,
         )  # fmt: skip
         return states
@@ -215,7 +215,7 @@ class Call:
         layout = self.layout("scores")
         tiles = CHUNK // layout["M"]
         scores_kernel[(self.b * self.chunks * self.g * tiles, tiles)](
-            a, b, scores, *strides(a, b), self.l, self.g, self.chunks, self.n,
+            a, b, scores, *outer_strides(a, b), self.l, self.g, self.chunks, self.n,
             UPPER=upper, PRECISION=self.tile["PRECISION"], T=CHUNK, **layout,
         )  # fmt: skip
         return scores
@@ -227,7 +227,7 @@ class Call:
         self.twice(
             output_kernel, self.programs * (CHUNK // layout["M"]),
             (self.x, self.z, self.C, self.D, dy, scores, *self.decays(), states, out),
-            (*strides(self.x, self.z, self.C, dy), *self.sizes()), **self.wide, **self.tile, **layout,
+            (*outer_strides(self.x, self.z, self.C, dy), *self.sizes()), **self.wide, **self.tile, **layout,
         )  # fmt: skip
 
     def pairs(self, dy: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class Call:
         pairs = self.scratch(self.b, self.chunks, self.g, blocks, CHUNK, CHUNK, dtype=rounded)
         tiles = CHUNK // layout["M"]
         pairs_kernel[(self.b * self.chunks * self.g * blocks * tiles, tiles)](
-            self.x, self.z, dy, *self.decays(), pairs, *strides(self.x, self.z, dy), *self.sizes()[:5],
+            self.x, self.z, dy, *self.decays(), pairs, *outer_strides(self.x, self.z, dy), *self.sizes()[:5],
             blocks, SHARE, **self.tile, **layout,
         )  # fmt: skip
         return pairs
@@ -252,12 +252,7 @@ class Call:
         self.twice(
             projection_kernel, programs * triton.cdiv(self.n, layout["N"]),
             (self.x, self.z, partner, dy, pairs, *self.decays(), states, parts),
-            (*strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE),
+            (*outer_strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE),
             OF_C=of_c, **self.tile, **layout,
         )  # fmt: skip
         return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)
-
-
-def strides(*tensors: Tensor | None) -> tuple[int, ...]:
-    """Of the batch and the length of each tensor."""
-    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))

@@ -263,8 +263,8 @@ def _projection(
 
 @triton.jit
 def projection_kernel(
-    x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l,
-    length, heads, chunks, per_group, p, n, blocks, share, count,
+    x, z, partner, dy, pairs, steps, sums, rests, number, states, parts, marks, x_b, x_l, z_b, z_l, B_b, B_l,
+    dy_b, dy_l, length, heads, chunks, per_group, p, n, blocks, share, count,
     CAREFUL: tl.constexpr, OF_C: tl.constexpr, PRECISION: tl.constexpr,
     T: tl.constexpr, M: tl.constexpr, K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
