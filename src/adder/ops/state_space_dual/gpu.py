@@ -95,10 +95,13 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     dx_x, enters = (torch.empty_like(call.steps) for _ in range(2))
     spans, whole = call.scratch(b, h, call.chunks, tiles, CHUNK), call.scratch(b, h, call.chunks)
     dD = call.scratch(b, call.chunks, tiles, h, p)
-    call.twice(input_kernel, call.programs * tiles, (
-        call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
-        dx, dx_x, spans, enters, whole, dD,
-    ), (*outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes()), **call.wide, **call.tile, **layout)  # fmt: skip
+    call.twice(
+        input_kernel, call.programs * tiles,
+        (call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
+         dx, dx_x, spans, enters, whole, dD),
+        (*outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes()),
+        **call.wide, **call.tile, **layout,
+    )  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
         spans, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks,
