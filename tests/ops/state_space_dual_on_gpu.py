@@ -30,10 +30,10 @@ Case = tuple[str, dict[str, Any]]
 
 
 def cases() -> Iterator[Case]:
-    """Name and inputs. A chunk has 128 steps, a tile 64 of them; p and n are padded to 16 at least."""
+    """Name and inputs. A chunk has 256 steps, a tile 64 or 128 of them; p and n are padded to 16 at least."""
     for length, heads, groups, channels, states in [
         (1, 1, 1, 1, 1),
-        (129, 3, 1, 5, 17),
+        (257, 2, 1, 5, 17),
         (64, 4, 2, 16, 16),
     ]:
         sizes = f"l={length} h={heads} g={groups} p={channels} n={states}"
@@ -42,12 +42,12 @@ def cases() -> Iterator[Case]:
     yield "float16", draw(2, 65, 2, 1, 16, 16, torch.float16)
     yield "more heads than a program sums over", draw(1, 20, 11, 1, 3, 4)
     yield "D of each channel", draw(1, 33, 4, 2, 5, 4, per_channel=True)
-    packed = draw(2, 150, 2, 1, 3, 5)
-    packed["seq_idx"] = torch.cat([seq_idx_of(1, lengths_of(150)), seq_idx_of(1, [128, 22])])
+    packed = draw(2, 280, 2, 1, 3, 5)
+    packed["seq_idx"] = torch.cat([seq_idx_of(1, lengths_of(280)), seq_idx_of(1, [256, 24])])
     yield "packed", packed
     for absent in (["D"], ["z"], ["D", "z", "state", "dt_bias"]):
         yield f"without {absent}", {**draw(1, 131, 2, 1, 3, 4), **dict.fromkeys(absent)}
-    yield "bfloat16, no gate", {**draw(1, 131, 2, 1, 16, 16, torch.bfloat16), "z": None}
+    yield "bfloat16, no gate", {**draw(1, 259, 2, 1, 16, 16, torch.bfloat16), "z": None}
     for limit in ((0.5, 1.0), (0.0, 0.25)):
         yield f"limits {limit}", {**draw(1, 35, 2, 1, 3, 4), "dt_limit": limit}
         plain = {**draw(1, 35, 2, 1, 3, 4), "dt_softplus": False, "dt_limit": limit}
@@ -135,14 +135,15 @@ def mend_bfloat16() -> None:
 def sequences_do_not_leak() -> None:
     """NaN or infinity in one packed sequence stays there, within a chunk and across chunks, in both directions."""
     for name in SIGNALS:
-        for border, before in ((40, True), (40, False), (128, True)):
-            inputs = draw(1, 150, 1, 1, 3, 4)
+        for border, before in ((40, True), (40, False), (256, True)):
+            length = border + 30
+            inputs = draw(1, length, 1, 1, 3, 4)
             damaged, sound = slice(border), slice(border, None)
             if not before:
                 damaged, sound = sound, damaged
             inputs[name][:, damaged] = torch.nan if before else torch.inf
             results = evaluate(
-                partial(on_device, seq_idx=seq_idx_of(1, [border, 150 - border])), inputs
+                partial(on_device, seq_idx=seq_idx_of(1, [border, length - border])), inputs
             )
             for each in ("output 0", *(f"gradient of {signal}" for signal in SIGNALS)):
                 assert results[each][:, sound].isfinite().all(), (name, before, each)
@@ -189,22 +190,23 @@ def the_same_bits() -> None:
 
 
 def two_hundred_thousand_steps() -> None:
-    """A signal of more than 2^31 numbers: its last steps are as those of the last 1088 alone."""
+    """A signal of more than 2^31 numbers: its last steps, and their gradients, are as those of the last 1088 alone."""
     b, l, h, p, n = 1, 200_000, 168, 64, 128
     generator = torch.Generator("cuda").manual_seed(0)
     options = {"device": "cuda", "dtype": torch.bfloat16, "generator": generator}
-    x = torch.randn(b, l, h, p, **options)
+    x, dy = (torch.randn(b, l, h, p, **options) for _ in range(2))
     assert x.numel() > 2**31
     B, C = (torch.randn(b, l, 1, n, **options) for _ in range(2))
     dt, A = x.new_ones(b, l, h), -torch.ones(h, device="cuda")
-    with torch.no_grad():
-        y, last = state_space_dual(x, dt, A, B, C)
-        tail = [  # which starts where a chunk does
-            each[:, -1088:] for each in (x, dt, B, C)
-        ]
-        expected, state = state_space_dual(tail[0], tail[1], A, tail[2], tail[3])
-    assert torch.equal(y[:, -128:], expected[:, -128:])
-    assert torch.equal(last, state)
+    found = []
+    for length in (l, 1088):  # which starts where a chunk does
+        signals = [each[:, -length:].detach().requires_grad_() for each in (x, dt, B, C)]
+        y, last = state_space_dual(signals[0], signals[1], A, signals[2], signals[3])
+        gradients = torch.autograd.grad(y, signals, dy[:, -length:])
+        found.append([last, *(each[:, -128:] for each in (y, *gradients))])
+        del y, last, gradients
+    for name, got, expected in zip(("last", "y", "x", "dt", "B", "C"), *found, strict=True):
+        assert torch.equal(got, expected), name
 
 
 def main(share: int = 0, shares: int = 1) -> None:

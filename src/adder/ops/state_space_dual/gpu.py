@@ -32,32 +32,33 @@ SHARE = 8  # heads that a program sums dB and dC over
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
 
+# Never eight warps: with Triton 3.6 kernels of this kind then err, or access what they may not (see the notes).
 # Of each kernel: rows M and columns K of a tile of steps, states of a block, warps and so on; for bfloat16 heads of up
 # to 64 channels, and for all others.
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "scores": (
         {"M": 64, "N": 128, "num_warps": 4},
-        {"M": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
     "states": (
-        {"K": 64, "N": 128, "num_warps": 8, "num_stages": 2},
-        {"K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+        {"K": 32, "N": 128, "num_warps": 4, "num_stages": 3},
+        {"K": 32, "N": 64, "num_warps": 4, "num_stages": 1},
     ),
     "output": (
-        {"M": 128, "K": 64, "N": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 128},
-        {"M": 64, "K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "K": 64, "N": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 128},
+        {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
     "input": (
         {"M": 64, "K": 32, "N": 64, "num_warps": 4, "num_stages": 1},
-        {"M": 64, "K": 32, "N": 32, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
     "pairs": (
         {"M": 64, "num_warps": 4, "num_stages": 2},
-        {"M": 64, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "num_warps": 4, "num_stages": 1},
     ),
     "projection": (
-        {"M": 128, "K": 64, "N": 128, "num_warps": 8, "num_stages": 2},
-        {"M": 64, "K": 64, "N": 64, "num_warps": 8, "num_stages": 1},
+        {"M": 64, "K": 64, "N": 128, "num_warps": 4, "num_stages": 2},
+        {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
 }
 
