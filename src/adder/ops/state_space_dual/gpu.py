@@ -11,7 +11,9 @@ from torch import Tensor
 
 from adder.ops.native import outer_strides, side_by_side
 from adder.ops.state_space_dual.gpu_backward import (
+    edges_kernel,
     finish_kernel,
+    gather_kernel,
     input_kernel,
     pairs_kernel,
     projection_kernel,
@@ -28,11 +30,11 @@ from adder.ops.state_space_dual.portable import Inputs
 
 # How products are made: of bfloat16, or each as six of it, which keeps 24 bits.
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "bf16x6", torch.float32: "bf16x6"}
-SHARE = 8  # heads that a program sums dB and dC over
+SHARE = 16  # heads that a program sums dB and dC over, at most
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
 
-# Never eight warps: with Triton 3.6 kernels of this kind then err, or access what they may not (see the notes).
+# Four warps: Triton 3.6 does not hold one group of four back until the other has read what a product takes (the notes).
 # Of each kernel: rows M and columns K of a tile of steps, states of a block, warps and so on; for bfloat16 heads of up
 # to 64 channels, and for all others.
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
@@ -48,16 +50,20 @@ LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         {"M": 64, "K": 64, "N": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 128},
         {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
+    "edges": (
+        {"M": 64, "N": 32, "num_warps": 4, "num_stages": 2, "maxnreg": 168},
+        {"M": 64, "N": 32, "num_warps": 4, "num_stages": 1},
+    ),
     "input": (
-        {"M": 64, "K": 32, "N": 64, "num_warps": 4, "num_stages": 1},
+        {"M": 64, "K": 32, "N": 64, "num_warps": 4, "num_stages": 2, "maxnreg": 168},
         {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
     "pairs": (
-        {"M": 64, "num_warps": 4, "num_stages": 2},
+        {"M": 64, "num_warps": 4, "num_stages": 3, "maxnreg": 128},
         {"M": 64, "num_warps": 4, "num_stages": 1},
     ),
     "projection": (
-        {"M": 64, "K": 64, "N": 128, "num_warps": 4, "num_stages": 2},
+        {"M": 64, "K": 64, "N": 128, "num_warps": 4, "num_stages": 3, "maxnreg": 168},
         {"M": 64, "K": 32, "N": 32, "num_warps": 4, "num_stages": 1},
     ),
 }
@@ -90,23 +96,29 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     if call.z is not None:
         dz = torch.empty_like(dx)
         call.outputs(saved, dy, dz)
+    leaves, enters, dx_x, spans = (torch.empty_like(call.steps) for _ in range(4))
+    whole = call.scratch(b, h, call.chunks)
+    layout = call.layout("edges")
+    tiles = CHUNK // layout["M"]
+    dD = call.scratch(b, call.chunks, tiles, h, p)
+    edges_kernel[(call.programs * tiles,)](
+        call.x, call.z, call.B, call.C, dy, *call.decays(), saved, after, leaves, enters, whole, dD,
+        *outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes(), **call.tile, **layout,
+    )  # fmt: skip
     layout = call.layout("input")
     tiles = CHUNK // layout["M"]
+    columns = call.scratch(b, h, call.chunks, tiles, CHUNK)
     scores = call.scores(call.B, call.C, upper=True)
-    dx_x, enters = (torch.empty_like(call.steps) for _ in range(2))
-    spans, whole = call.scratch(b, h, call.chunks, tiles, CHUNK), call.scratch(b, h, call.chunks)
-    dD = call.scratch(b, call.chunks, tiles, h, p)
     call.twice(
         input_kernel, call.programs * tiles,
-        (call.x, call.z, call.B, call.C, call.D, dy, scores, *call.decays(), saved, after,
-         dx, dx_x, spans, enters, whole, dD),
-        (*outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes()),
+        (call.x, call.z, call.B, call.D, dy, scores, *call.decays(), after, leaves, dx, dx_x, spans, columns),
+        (*outer_strides(call.x, call.z, call.B, dy), *call.sizes()),
         **call.wide, **call.tile, **layout,
     )  # fmt: skip
     dA, dbias = (call.scratch(b, call.chunks, h) for _ in range(2))
     finish_kernel[(call.programs,)](
-        spans, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias, l, h, call.chunks,
-        T=CHUNK, M=layout["M"],
+        spans, columns, enters, whole, dx_x, call.slopes, call.steps, call.A, ddt, dA, dbias,
+        l, h, call.chunks, T=CHUNK, M=layout["M"],
     )  # fmt: skip
     pairs = call.pairs(dy)
     dB = call.projection(call.C, dy, pairs, after, of_c=False)
@@ -132,6 +144,7 @@ class Call:
         (self.b, self.l, self.h, self.p), (self.g, self.n) = inputs.x.shape, inputs.B.shape[2:]
         self.chunks = triton.cdiv(self.l, CHUNK)
         self.blocks = triton.cdiv(self.h // self.g, SHARE)
+        self.share = triton.cdiv(self.h // self.g, self.blocks)
         self.x, self.dt = side_by_side(inputs.x, 2), side_by_side(inputs.dt)
         self.B, self.C = side_by_side(inputs.B, 2), side_by_side(inputs.C, 2)
         self.z = None if inputs.z is None else side_by_side(inputs.z, 2)
@@ -242,7 +255,7 @@ class Call:
         tiles = CHUNK // layout["M"]
         pairs_kernel[(self.b * self.chunks * self.g * blocks * tiles, tiles)](
             self.x, self.z, dy, *self.decays(), pairs, *outer_strides(self.x, self.z, dy), *self.sizes()[:5],
-            blocks, SHARE, **self.tile, **layout,
+            blocks, self.share, **self.tile, **layout,
         )  # fmt: skip
         return pairs
 
@@ -256,7 +269,12 @@ class Call:
         self.twice(
             projection_kernel, programs * triton.cdiv(self.n, layout["N"]),
             (self.x, self.z, partner, dy, pairs, *self.decays(), states, parts),
-            (*outer_strides(self.x, self.z, partner, dy), *self.sizes(), blocks, SHARE),
+            (*outer_strides(self.x, self.z, partner, dy), *self.sizes(), blocks, self.share),
             OF_C=of_c, **self.tile, **layout,
         )  # fmt: skip
-        return parts.sum(2).transpose(1, 2).to(self.x.dtype, memory_format=torch.contiguous_format)
+        out = torch.empty(
+            (self.b, self.l, self.g, self.n), dtype=self.x.dtype, device=self.x.device
+        )
+        grid = (triton.cdiv(self.l * self.n, BLOCK), self.b * self.g)
+        gather_kernel[grid](parts, out, self.l, self.g, blocks, self.n, BLOCK=BLOCK)
+        return out

@@ -27,9 +27,55 @@ from adder.ops.state_space_dual.gpu_common import (
 
 
 @triton.jit
+def edges_kernel(
+    x, z, B, C, dy, steps, sums, rests, number, states, after, leaves, enters, whole, dD,
+    x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+    PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """What the borders of a chunk give to M steps: E(s, T) / dt[s] and E(-1, s) (b h chunks T), E(-1, T) (b h chunks);
+    and sum_s q[s] x[s] (b chunks tiles h p). `states` are those before each chunk, `after` the gradients of those after.
+    """
+    batch, chunk, head = place(tl.program_id(0), heads, chunks, T // M)
+    tile = tl.program_id(0) % (T // M)
+    c, s = tl.arange(0, P), tile * M + tl.arange(0, M)
+    row = chunk * T + s
+    B += batch * B_b + head // per_group * n
+    C += batch * C_b + head // per_group * n
+    states += ((batch * chunks + chunk) * heads + head) * n * p
+    after += ((batch * chunks + chunk) * heads + head) * n * p
+    chunk_of_head = (batch * heads + head) * chunks + chunk
+    first, numbers = chunk_of_head * T, (batch * chunks + chunk) * T
+    through, entering = tl.zeros((M, P), tl.float32), tl.zeros((M, P), tl.float32)
+    met = tl.zeros((N,), tl.float32)
+    for k in range(0, n, N):
+        i = k + tl.arange(0, N)
+        gradient = state_block(after, i, c, n, p)
+        b = operand(rows_of(B, B_l, row, i, length, n), PRECISION)
+        through = exact_product(b, gradient, through, PRECISION)
+        before = state_block(states, i, c, n, p)
+        c_s = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
+        entering = exact_product(c_s, before, entering, PRECISION)
+        met += tl.sum(gradient * before, 1)
+    last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
+    last, own = sequences(number, numbers + T - 1), sequences(number, numbers + s)
+    crossing = tl.where(last == 0, tl.exp2(last_sum + last_rest) * tl.sum(met, 0), 0.0)
+    tl.store(whole + chunk_of_head, crossing, mask=tile == 0)
+    q = gated(dy + batch * dy_b + head * p, None if z is None else z + batch * z_b + head * p,
+              dy_l, z_l, row, c, length, p)  # fmt: skip
+    values = rows_of(x + batch * x_b + head * p, x_l, row, c, length, p).to(tl.float32)
+    sum_, rest = tl.load(sums + first + s), tl.load(rests + first + s)
+    e = tl.exp2(sum_ + rest) * tl.sum(entering * q, 1)
+    tl.store(enters + first + s, tl.where(own == 0, e, 0.0))
+    e = decays(sum_, rest, last_sum, last_rest) * tl.sum(through * values, 1)
+    tl.store(leaves + first + s, tl.where(own == last, e, 0.0))
+    at = dD + (((batch * chunks + chunk) * (T // M) + tile) * heads + head) * p + c
+    tl.store(at, tl.sum(q * values, 0), mask=c < p)
+
+
+@triton.jit
 def _input(
-    index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD,
-    marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+    index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
+    x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
     CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
     K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -43,47 +89,67 @@ def _input(
     if z is not None:
         z += batch * z_b + head * p
     B += batch * B_b + head // per_group * n
-    C += batch * C_b + head // per_group * n
-    states += ((batch * chunks + chunk) * heads + head) * n * p
     after += ((batch * chunks + chunk) * heads + head) * n * p
     scores += ((batch * chunks + chunk) * (heads // per_group) + head // per_group) * T * T
     chunk_of_head = (batch * heads + head) * chunks + chunk
     first, numbers = chunk_of_head * T, (batch * chunks + chunk) * T
-    spans += (chunk_of_head * (T // M) + tile) * T
-    last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
-    last = sequences(number, numbers + T - 1)
-    # What comes through the state after the chunk, and what goes into the sums that begin or end at its borders.
-    through, entering = tl.zeros((M, P), tl.float32), tl.zeros((M, P), tl.float32)
-    met = tl.zeros((N,), tl.float32)
+    columns += (chunk_of_head * (T // M) + tile) * T
+    out = tl.zeros((M, P), tl.float32)
     for k in range(0, n, N):
         i = k + tl.arange(0, N)
-        gradient = state_block(after, i, c, n, p)
         b = operand(rows_of(B, B_l, row, i, length, n), PRECISION)
-        through = exact_product(b, gradient, through, PRECISION)
-        before = state_block(states, i, c, n, p)
-        c_s = operand(rows_of(C, C_l, row, i, length, n), PRECISION)
-        entering = exact_product(c_s, before, entering, PRECISION)
-        met += tl.sum(gradient * before, 1)
-    crossing = tl.where(last == 0, tl.exp2(last_sum + last_rest) * tl.sum(met, 0), 0.0)
-    tl.store(whole + chunk_of_head, crossing, mask=tile == 0)
+        out = product(b, operand(state_block(after, i, c, n, p), PRECISION), out, PRECISION)
+    last_sum, last_rest = tl.load(sums + first + T - 1), tl.load(rests + first + T - 1)
     sum_s, rest_s = tl.load(sums + first + s), tl.load(rests + first + s)
     step, number_s = tl.load(steps + first + s), sequences(number, numbers + s)
-    left, entered = number_s == last, number_s == 0
-    q_s = gated(dy, z, dy_l, z_l, row, c, length, p)
-    e = tl.exp2(sum_s + rest_s) * tl.sum(entering * q_s, 1)
-    tl.store(enters + first + s, tl.where(entered, e, 0.0))
-    x_s = rows_of(x, x_l, row, c, length, p)
-    at = dD + (((batch * chunks + chunk) * (T // M) + tile) * heads + head) * p + c
-    tl.store(at, tl.sum(q_s * x_s.to(tl.float32), 0), mask=c < p)
-    out = decays(sum_s, rest_s, last_sum, last_rest)[:, None] * through
+    left = number_s == sequences(number, numbers + T - 1)
+    out = decays(sum_s, rest_s, last_sum, last_rest)[:, None] * out
     out = tl.where(left[:, None], out, 0.0)
-    own = tl.where(left, tl.sum(out * x_s.to(tl.float32), 1), 0.0)  # dX . x
-    later = tl.where(left, step * own, 0.0)  # E(s, t), summed over the t behind the columns
-    x_s = operand(x_s, PRECISION)
+    own = tl.load(
+        leaves + first + s
+    )  # dX . x; and times the step, E(s, t) summed over the t behind the columns
+    leaving = tl.sum(tl.where(left, step * own, 0.0), 0)
+    x_s = operand(rows_of(x, x_l, row, c, length, p), PRECISION)
+    # Behind the tile: the exponent is a sum from a row to the last one and one from there to a column, of one sign.
+    end = first + tile * M + M - 1
+    end_sum, end_rest = tl.load(sums + end), tl.load(rests + end)
+    to_end = (end_sum - sum_s) + (end_rest - rest_s)
     k = tl.arange(0, K)
+    for j in range((tile + 1) * M, T, K):
+        t = j + k
+        from_end = (tl.load(sums + first + t) - end_sum) + (tl.load(rests + first + t) - end_rest)
+        weights = tl.load(scores + s[:, None] * T + t[None, :])
+        weights *= tl.exp2(to_end[:, None] + from_end[None, :])
+        if number is not None:
+            reached = number_s[:, None] == sequences(number, numbers + t)[None, :]
+            weights = tl.where(reached, weights, 0.0)
+        q_t = gated(dy, z, dy_l, z_l, start + t, c, length, p)
+        if CAREFUL:
+            finite, bad = clean(q_t)
+            out = product(operand(weights, PRECISION), operand(finite, PRECISION), out, PRECISION)
+            reached = s[:, None] < t[None, :]
+            if number is not None:
+                reached = number_s[:, None] == sequences(number, numbers + t)[None, :]
+            out = spoiled(out, reached, bad, PRECISION)
+        else:
+            out = product(operand(weights, PRECISION), operand(q_t, PRECISION), out, PRECISION)
+        pairs = tl.zeros((M, K), tl.float32)
+        if z is None:
+            pairs = product(x_s, tl.trans(operand(q_t, PRECISION)), pairs, PRECISION)
+        else:
+            pairs = exact_product(x_s, tl.trans(q_t), pairs, PRECISION)
+        pairs *= weights
+        if number is not None:
+            pairs = tl.where(reached, pairs, 0.0)
+        own += tl.sum(pairs, 1)
+        pairs *= step[:, None]
+        if number is not None:
+            pairs = tl.where(reached, pairs, 0.0)
+        column = tl.sum(pairs, 0) + tl.where(t == T - 1, leaving, 0.0)
+        tl.store(columns + t, column)
     behind = operand((k[:, None] >= k[None, :]).to(tl.float32), PRECISION)
-    for done in range(0, T - tile * M, K):  # from the last columns to those of the rows
-        t = T - K - done + k
+    for done in range(0, M, K):  # the rows' own tile, from its last columns on
+        t = (tile + 1) * M - K - done + k
         reached = s[:, None] <= t[None, :]
         if number is not None:
             number_t = sequences(number, numbers + t)
@@ -105,19 +171,20 @@ def _input(
         else:
             pairs = exact_product(x_s, tl.trans(q_t), pairs, PRECISION)
         pairs = tl.where(reached, pairs * weights, 0.0)
-        own += tl.sum(pairs, 1)
-        pairs = tl.where(reached, pairs * step[:, None], 0.0)
-        over = exact_sums(pairs, behind, tl.zeros((M, K), tl.float32), PRECISION) + later[:, None]
+        over = tl.where(reached, pairs * step[:, None], 0.0)
+        over = exact_sums(over, behind, tl.zeros((M, K), tl.float32), PRECISION)
+        over += (step * own)[:, None]
         over = tl.where(reached & (s[:, None] < t[None, :]), over, 0.0)
-        tl.store(spans + t, tl.sum(over, 0))
-        later += tl.sum(pairs, 1)
+        tl.store(spans + first + t, tl.sum(over, 0))
+        own += tl.sum(pairs, 1)
     tl.store(dx_x + first + s, own)
     if not CAREFUL:
         tl.store(marks + index, any_infinite(out).to(tl.int32))
     out *= step[:, None]
     if D is not None:
         at = D + head * p + c
-        out += q_s * (tl.load(at, mask=c < p, other=0.0) if BY_CHANNEL else tl.load(D + head))
+        skip = tl.load(at, mask=c < p, other=0.0) if BY_CHANNEL else tl.load(D + head)
+        out += skip * gated(dy, z, dy_l, z_l, row, c, length, p)
     here = (row < length)[:, None] & (c < p)[None, :]
     to = dx + ((batch * length + row) * heads + head)[:, None] * p + c[None, :]
     tl.store(to, out.to(dx.dtype.element_ty), mask=here)
@@ -125,14 +192,14 @@ def _input(
 
 @triton.jit
 def input_kernel(
-    x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans, enters, whole, dD, marks,
-    x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, count,
+    x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
+    x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n, count,
     CAREFUL: tl.constexpr, BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
     K: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """dx and dX . x of M steps s, and what makes e: E(s, t) of the s, summed over s < r <= t, for every r that is not
-    before them (b h chunks tiles T), E(-1, t) (b h chunks T) and E(-1, T) (b h chunks); and sum_s q[s] x[s] (b chunks
-    tiles h p). `states` are those before each chunk, `after` the gradients of those after it, `scores` B[s] . C[t].
+    """dx and dX . x of M steps s, and what makes e: of each r in their tile, E(s, t) summed over s < r <= t, `spans`
+    (b h chunks T); of each column t behind, E(s, t) summed over all s, the last with E(s, T) (b h chunks tiles T).
+    `after` are the gradients of the states after each chunk, `leaves` E(s, T) / dt[s], `scores` B[s] . C[t].
 
     CAREFUL: again, for marked programs: a value that is not finite reaches the earlier steps of its sequence alone.
     """
@@ -142,15 +209,15 @@ def input_kernel(
             for index in range(begin, tl.minimum(begin + 64, count)):
                 if tl.load(marks + index) > 0:
                     _input(
-                        index, x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans,
-                        enters, whole, dD, marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l,
-                        length, heads, chunks, per_group, p, n, True, BY_CHANNEL, PRECISION, T, M, K, P, N,
+                        index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
+                        x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+                        True, BY_CHANNEL, PRECISION, T, M, K, P, N,
                     )  # fmt: skip
     else:
         _input(
-            tl.program_id(0), x, z, B, C, D, dy, scores, steps, sums, rests, number, states, after, dx, dx_x, spans,
-            enters, whole, dD, marks, x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l,
-            length, heads, chunks, per_group, p, n, False, BY_CHANNEL, PRECISION, T, M, K, P, N,
+            tl.program_id(0), x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
+            x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+            False, BY_CHANNEL, PRECISION, T, M, K, P, N,
         )  # fmt: skip
 
 
@@ -293,7 +360,7 @@ def projection_kernel(
 
 @triton.jit
 def finish_kernel(
-    spans, enters, whole, dx_x, slopes, steps, A, ddt, dA, dbias, length, heads, chunks,
+    spans, columns, enters, whole, dx_x, slopes, steps, A, ddt, dA, dbias, length, heads, chunks,
     T: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
     """ddt (b l h), and of each chunk (b chunks h) the sums that make dA and the bias's gradient."""
@@ -302,10 +369,11 @@ def finish_kernel(
     t = T - 1 - tl.arange(0, T)  # from the last step, as sums go
     row, at = chunk * T + t, chunk_of_head * T + t
     inside = row < length
-    e = tl.cumsum(tl.load(enters + at), 0) + tl.load(whole + chunk_of_head)
-    for tile in tl.static_range(T // M):
-        part = spans + (chunk_of_head * (T // M) + tile) * T + t
-        e += tl.load(part, mask=t >= tile * M, other=0.0)
+    e = tl.load(spans + at) + tl.cumsum(tl.load(enters + at), 0) + tl.load(whole + chunk_of_head)
+    for tile in tl.static_range(T // M - 1):
+        behind = t >= (tile + 1) * M
+        part = columns + (chunk_of_head * (T // M) + tile) * T + t
+        e += tl.where(behind, tl.cumsum(tl.load(part, mask=behind, other=0.0), 0), 0.0)
     by_x, slope = tl.load(dx_x + at), tl.load(slopes + at)
     out = e * tl.load(A + head) + by_x
     out = tl.where(slope == 0.0, 0.0, out * slope)
@@ -314,3 +382,18 @@ def finish_kernel(
     part = (batch * chunks + chunk) * heads + head
     tl.store(dA + part, tl.sum(tl.where(inside, e * tl.load(steps + at), 0.0), 0))
     tl.store(dbias + part, tl.sum(tl.where(inside, out, 0.0), 0))
+
+
+@triton.jit
+def gather_kernel(parts, out, length, groups, blocks, n, BLOCK: tl.constexpr):
+    """The sum of parts (b g blocks l n) over the blocks, in the type of `out` (b l g n)."""
+    group, batch = tl.program_id(1) % groups, (tl.program_id(1) // groups).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = at < length * n
+    parts += (batch * groups + group) * blocks * length * n + at
+    total = tl.zeros((BLOCK,), tl.float32)
+    for _ in range(0, blocks):
+        total += tl.load(parts, mask=here, other=0.0)
+        parts += length * n
+    to = out + (batch * length + at // n) * groups * n + group * n + at % n
+    tl.store(to, total.to(out.dtype.element_ty), mask=here)
