@@ -102,7 +102,7 @@ def backward(inputs: Inputs, saved: Tensor, dy: Tensor, dlast: Tensor | None) ->
     tiles = CHUNK // layout["M"]
     dD = call.scratch(b, call.chunks, tiles, h, p)
     edges_kernel[(call.programs * tiles,)](
-        call.x, call.z, call.B, call.C, dy, *call.decays(), saved, after, leaves, enters, whole, dD,
+        call.x, call.z, call.B, call.C, dy, *call.decays()[1:], saved, after, leaves, enters, whole, dD,
         *outer_strides(call.x, call.z, call.B, call.C, dy), *call.sizes(), **call.tile, **layout,
     )  # fmt: skip
     layout = call.layout("input")

@@ -28,12 +28,12 @@ from adder.ops.state_space_dual.gpu_common import (
 
 @triton.jit
 def edges_kernel(
-    x, z, B, C, dy, steps, sums, rests, number, states, after, leaves, enters, whole, dD,
+    x, z, B, C, dy, sums, rests, number, states, after, leaves, enters, whole, dD,
     x_b, x_l, z_b, z_l, B_b, B_l, C_b, C_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
     PRECISION: tl.constexpr, T: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """What the borders of a chunk give to M steps: E(s, T) / dt[s] and E(-1, s) (b h chunks T), E(-1, T) (b h chunks);
-    and sum_s q[s] x[s] (b chunks tiles h p). `states` are those before each chunk, `after` the gradients of those after.
+    and sum_s q[s] x[s] (b chunks tiles h p). `states` are before each chunk, `after` the gradients of those after it.
     """
     batch, chunk, head = place(tl.program_id(0), heads, chunks, T // M)
     tile = tl.program_id(0) % (T // M)
@@ -209,14 +209,14 @@ def input_kernel(
             for index in range(begin, tl.minimum(begin + 64, count)):
                 if tl.load(marks + index) > 0:
                     _input(
-                        index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
-                        x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+                        index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns,
+                        marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
                         True, BY_CHANNEL, PRECISION, T, M, K, P, N,
                     )  # fmt: skip
     else:
         _input(
-            tl.program_id(0), x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns, marks,
-            x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+            tl.program_id(0), x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns,
+            marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
             False, BY_CHANNEL, PRECISION, T, M, K, P, N,
         )  # fmt: skip
 
