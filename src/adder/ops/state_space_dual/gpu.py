@@ -201,9 +201,11 @@ class Call:
     def pass_on(
         self, states: Tensor, initial: Tensor | None, final: Tensor | None, *, reverse: bool
     ) -> None:
-        pass_kernel[(self.b * self.h, triton.cdiv(self.n * self.p, BLOCK))](
+        rows = max(1, BLOCK // self.padded_p)
+        pass_kernel[(self.b * self.h, triton.cdiv(self.n, rows))](
             states, self.sums, self.rests, self.number, initial, final,
-            self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD, BLOCK=BLOCK,
+            self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD,
+            P=self.padded_p, N=rows,
         )  # fmt: skip
 
     def twice(

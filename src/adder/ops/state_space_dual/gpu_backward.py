@@ -209,14 +209,14 @@ def input_kernel(
             for index in range(begin, tl.minimum(begin + 64, count)):
                 if tl.load(marks + index) > 0:
                     _input(
-                        index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns,
-                        marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+                        index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans,
+                        columns, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
                         True, BY_CHANNEL, PRECISION, T, M, K, P, N,
                     )  # fmt: skip
     else:
         _input(
-            tl.program_id(0), x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans, columns,
-            marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
+            tl.program_id(0), x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans,
+            columns, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
             False, BY_CHANNEL, PRECISION, T, M, K, P, N,
         )  # fmt: skip
 
