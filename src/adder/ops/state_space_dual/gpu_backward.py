@@ -210,8 +210,8 @@ def input_kernel(
                 if tl.load(marks + index) > 0:
                     _input(
                         index, x, z, B, D, dy, scores, steps, sums, rests, number, after, leaves, dx, dx_x, spans,
-                        columns, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p, n,
-                        True, BY_CHANNEL, PRECISION, T, M, K, P, N,
+                        columns, marks, x_b, x_l, z_b, z_l, B_b, B_l, dy_b, dy_l, length, heads, chunks, per_group, p,
+                        n, True, BY_CHANNEL, PRECISION, T, M, K, P, N,
                     )  # fmt: skip
     else:
         _input(
