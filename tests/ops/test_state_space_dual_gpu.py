@@ -32,7 +32,7 @@ layout = {name: each[0] for name, each in gpu.LAYOUTS.items()}
 kernels = [
     (gpu_forward.steps_kernel, {"SOFTPLUS": True}),
     (gpu_forward.states_kernel, {"ADJOINT": False, **layout["states"]}),
-    (gpu_forward.pass_kernel, {"REVERSE": False, "AHEAD": gpu.AHEAD, "N": gpu.BLOCK // 64}),
+    (gpu_forward.pass_kernel, {"REVERSE": False, "AHEAD": gpu.AHEAD, "BLOCK": gpu.BLOCK}),
     (gpu_forward.scores_kernel, {"UPPER": False, **layout["scores"]}),
     (gpu_forward.output_kernel, {"dy": None, **layout["output"]}),
     (gpu_backward.edges_kernel, layout["edges"]),

@@ -201,11 +201,9 @@ class Call:
     def pass_on(
         self, states: Tensor, initial: Tensor | None, final: Tensor | None, *, reverse: bool
     ) -> None:
-        rows = max(1, BLOCK // self.padded_p)
-        pass_kernel[(self.b * self.h, triton.cdiv(self.n, rows))](
+        pass_kernel[(self.b * self.h, triton.cdiv(self.n * self.p, BLOCK))](
             states, self.sums, self.rests, self.number, initial, final,
-            self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD,
-            P=self.padded_p, N=rows,
+            self.h, self.chunks, self.p, self.n, REVERSE=reverse, T=CHUNK, AHEAD=AHEAD, BLOCK=BLOCK,
         )  # fmt: skip
 
     def twice(

@@ -120,18 +120,17 @@ def states_kernel(
 @triton.jit
 def pass_kernel(
     states, sums, rests, number, initial, final, heads, chunks, p, n,
-    REVERSE: tl.constexpr, T: tl.constexpr, AHEAD: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    REVERSE: tl.constexpr, T: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What each chunk adds becomes, in place, the state before it; REVERSE: the gradient of the state after it.
 
     initial and final (b h p n) are what comes in and what goes out. AHEAD chunks are read before they are needed.
     """
     head, batch = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
-    i, c = tl.program_id(1) * N + tl.arange(0, N), tl.arange(0, P)
-    here = (i < n)[:, None] & (c < p)[None, :]
-    at = i[:, None] * p + c[None, :]
-    outside = (batch * heads + head) * n * p + c[None, :] * n + i[:, None]
-    state = tl.zeros((N, P), tl.float32)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = at < n * p
+    outside = (batch * heads + head) * n * p + at % p * n + at // p
+    state = tl.zeros((BLOCK,), tl.float32)
     if initial is not None:
         state = tl.load(initial + outside, mask=here, other=0.0)
     for first in range(0, chunks, AHEAD):
