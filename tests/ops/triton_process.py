@@ -51,14 +51,18 @@ def resources(
     """Compile a kernel for sm_90; return its registers, stack and so on, as cuobjdump names them.
 
     `types` are of all arguments that `constants` does not hold; each is taken to be a multiple of 16. `constants`
-    may hold the options num_warps and maxnreg too.
+    may hold the options num_warps, num_stages and maxnreg too.
     """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    options = {name: constants[name] for name in ("num_warps", "maxnreg") if name in constants}
+    options = {
+        name: constants[name]
+        for name in ("num_warps", "num_stages", "maxnreg")
+        if name in constants
+    }
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in names}

@@ -52,6 +52,7 @@ LEFT_OUT = {
 LEFT_OUT_CUDA = {
     "selective_scan": "float64, complex A, constant B or C, B and C by different groups",
     "short_convolution": "float64, more than 8 taps",
+    "state_space_dual": "float64, more than 128 channels of a head, more than 256 states",
     "diagonal_kernel": "float64",
     "gated_norm": "float64, groups of under 32 or over 16384 channels",
 }

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from adder.ops.checks import (
     sizes_of,
 )
 from adder.ops.dtypes import arithmetic
-from adder.ops.state_space_dual import cpu, portable
+from adder.ops.state_space_dual import cpu, gpu_serves, portable
 from adder.ops.state_space_dual.portable import Inputs
 
 NAME = "state_space_dual"
 CHUNK = 128
+HAS_TRITON = find_spec("triton") is not None
 
 
 def state_space_dual(
@@ -61,7 +63,7 @@ def state_space_dual(
         dt_bias: added to dt before the softplus.
         dt_limit: the least and the largest step size; by default steps below zero are zero.
         chunk_size: how many steps are multiplied at once; it changes time and memory, and of the numbers no more than
-            their rounding.
+            their rounding. The kernels on a GPU choose it for themselves.
         state: h[-1], (b h p n). None means zero.
         seq_idx: packed sequences, non-decreasing along the length: the state restarts at zero where it changes.
             `state` belongs to the first sequence of each row, the returned state to the last.
@@ -168,6 +170,8 @@ def _state_space_dual(
 @_state_space_dual.register_fake
 def _(x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_min, dt_max, chunk_size, state, seq_idx, save):  # type: ignore[no-untyped-def]
     (b, l, h, p), n = x.shape, B.shape[3]
+    if HAS_TRITON and x.device.type == "cuda" and gpu_serves.serves(x, B):
+        chunk_size = gpu_serves.CHUNK
     saved = A.new_empty((b, -(-l // chunk_size), h, n, p) if save else (0,))
     return x.new_empty(b, l, h, p), A.new_empty(b, h, p, n), saved
 
@@ -269,4 +273,29 @@ if (_native := native.module()) is not None:
         inputs = Inputs(*given)
         if cpu.serves(inputs):
             return cpu.backward(_native, inputs, saved, dy, dlast)
+        return portable.backward(inputs, saved, dy, dlast)
+
+
+if HAS_TRITON:  # it is imported on the first call on a CUDA device
+
+    @_state_space_dual.register_kernel("cuda")
+    def _(*arguments):  # type: ignore[no-untyped-def]
+        *given, save = arguments
+        inputs = Inputs(*given)
+        if gpu_serves.serves(inputs.x, inputs.B):
+            from adder.ops.state_space_dual import gpu
+
+            with torch.cuda.device(inputs.x.device):  # Triton launches where the current device is
+                return gpu.forward(inputs, save)
+        return portable.forward(inputs, save)
+
+    @_state_space_dual_backward.register_kernel("cuda")
+    def _(*arguments):  # type: ignore[no-untyped-def]
+        *given, saved, dy, dlast = arguments
+        inputs = Inputs(*given)
+        if gpu_serves.serves(inputs.x, inputs.B):
+            from adder.ops.state_space_dual import gpu
+
+            with torch.cuda.device(inputs.x.device):
+                return gpu.backward(inputs, saved, dy, dlast)
         return portable.backward(inputs, saved, dy, dlast)
