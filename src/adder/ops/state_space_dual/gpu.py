@@ -34,7 +34,7 @@ SHARE = 16  # heads that a program sums dB and dC over, at most
 AHEAD = 8  # chunks whose states are read before they are needed
 BLOCK = 512  # states of a program that passes them on
 
-# Four warps: Triton 3.6 does not hold one group of four back until the other has read what a product takes (the notes).
+# Four warps: Triton 3.6 lets one group of four overwrite what another's product still reads (triton-lang/triton#11047).
 # Of each kernel: rows M and columns K of a tile of steps, states of a block, warps and so on; for bfloat16 heads of up
 # to 64 channels, and for all others.
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
