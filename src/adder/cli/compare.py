@@ -60,7 +60,7 @@ def compare(
         float | None,
         typer.Option(
             min=0.1,
-            help="Take so long at most; what does not fit is named [11; quick: 2; scaled: 120].",
+            help="Take so long at most; what does not fit is named [11.5; quick: 2; scaled: 120].",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="[as many as there are cores]")] = None,

@@ -27,6 +27,7 @@ class Plan:
         tokens: written after each context.
         tasks: what is learned for quality.
         steps: of training, for each task.
+        copying: length of a row of selective copying, and how many tokens of it are to be copied.
         scaled: the tasks are those of `adder train TASK`: rows of 256 tokens, and thousands of steps.
     """
 
@@ -36,14 +37,15 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
     source: str | None = None
-    seconds: float = 660.0
+    seconds: float = 690.0
     limit: float = 8.0
     lengths: tuple[int, ...] = tuple(2**n for n in range(8, 17))
     contexts: tuple[int, ...] = tuple(2**n for n in range(6, 17))
     tokens: int = 50
     steps: dict[str, int] = field(
-        default_factory=lambda: {"text": 500, "selective-copying": 1200, "induction-heads": 800}
+        default_factory=lambda: {"text": 500, "selective-copying": 1500, "induction-heads": 800}
     )
+    copying: tuple[int, int] = (136, 8)
     scaled: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def quick_plan(**changes: Any) -> Plan:
         "contexts": tuple(2**n for n in range(6, 14)),
         "tokens": 20,
         "steps": {"text": 60, "selective-copying": 500, "induction-heads": 400},
+        "copying": (36, 4),
     }
     return Plan(**(short | changes))
 
@@ -78,8 +81,8 @@ def _preset(task: str) -> dict[str, Any]:
 def task_training(plan: Plan, task: str, seed: int) -> TrainingConfig:
     """How a model learns a task: the same for every model.
 
-    The tasks are those of arXiv 2312.00752, smaller: selective copying of 8 tokens among 128 (there 16 among 4096),
-    induction heads trained at 64 tokens (there 256); with `scaled`, 16 among 256, and 256.
+    The tasks are those of arXiv 2312.00752, smaller: selective copying of 8 tokens among 128 (there 16 among 4096; in a
+    quick plan 4 among 32), induction heads trained at 64 tokens (there 256); with `scaled`, 16 among 256, and 256.
     """
     steps = plan.steps[task]
     common: dict[str, Any] = {"steps": steps, "seed": seed, "carry_state": False}
@@ -114,4 +117,5 @@ def task_source(plan: Plan, task: str) -> tuple[Synthetic, tuple[int, ...]]:
         return source, (source.length, *beyond)
     if task == "induction-heads":
         return make_synthetic(task, length=64, symbols=7), (64, 256, 1024)
-    return make_synthetic(task, length=136, tokens=8, symbols=6), (136,)
+    length, tokens = plan.copying
+    return make_synthetic(task, length=length, tokens=tokens), (length,)
