@@ -64,7 +64,7 @@ def picture(results: Results) -> bytes:
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(contexts, [_short(each) for each in contexts])
+        axes.set_xticks(contexts, [short_length(each) for each in contexts])
         axes.yaxis.set_major_formatter(Plain())
         axes.yaxis.set_minor_formatter(Plain())
         axes.set_xlabel("tokens before" if task == "decode" else "tokens read")
@@ -81,7 +81,7 @@ def picture(results: Results) -> bytes:
     return file.getvalue()
 
 
-def _short(tokens: int) -> str:
+def short_length(tokens: int) -> str:
     """As lengths are said: 64, 2K, 64K."""
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
 
