@@ -1,46 +1,44 @@
 """A Mamba block, and whole models: reading a prompt, writing a token, one step of training; peak memory beside."""
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adder.benchmark.gpu import peers as functions
+from adder.benchmark.gpu import model_work, peer_models
 from adder.benchmark.gpu.clock import Call, Times
 from adder.benchmark.gpu.jobs import Bench, Job, row_of, size_words
-from adder.benchmark.gpu.limits import Work
 from adder.benchmark.gpu.made import fill, make_model, transformer_of
 from adder.benchmark.gpu.peers import is_there
 from adder.benchmark.gpu.plan import Plan
 from adder.benchmark.gpu.results import Row
-from adder.benchmark.model import flops_per_token
 from adder.layers import Mamba
 from adder.models import LanguageModel, LanguageModelConfig
 from adder.models.decoder import Decoder
 
-CONFIG = {"vocab_size": 8, "n_layer": 1}  # of a block, for what its products cost
 PIECES = 5  # in which the tokens are timed
 WARM_UP_TOKENS = 6  # by then the graphs of both sets of states are made
+Loss = Callable[[Any, Tensor], Tensor]
 
 
 def block_jobs(plan: Plan, peers: dict[str, str]) -> Iterable[Job]:
     """Return the measurements of a block of Mamba, forward and backward under autocast."""
+    makers: dict[str, Callable[[int, torch.device], nn.Module]] = {"adder": _our_block}
+    if is_there(peers, "mamba_ssm"):
+        makers["mamba_ssm"] = peer_models.mamba_block
     for d_model in plan.widths:
         size = f"{size_words(*plan.block)}, d_model {d_model}"
-        yield Job("block", "Mamba block", size, "adder", partial(_block, d_model, False))
-        if is_there(peers, "mamba_ssm"):
-            yield Job("block", "Mamba block", size, "mamba_ssm", partial(_block, d_model, True))
+        for subject, make in makers.items():
+            yield Job("block", "Mamba block", size, subject, partial(_block, d_model, make))
 
 
-def _block(d_model: int, theirs: bool, bench: Bench) -> Iterator[Row]:
-    plan, clock = bench.plan, bench.clock
-    b, l = plan.block
-    make = functions.mamba_ssm_block if theirs else _our_block
+def _block(
+    d_model: int, make: Callable[[int, torch.device], nn.Module], bench: Bench
+) -> Iterator[Row]:
+    clock, (b, l) = bench.clock, bench.plan.block
     block = make(d_model, clock.device)
-    sets = [drawn(clock.device, b, l, d_model) for _ in range(2)]
     parameters = list(block.parameters())
 
     def call(x: Tensor, dy: Tensor) -> object:
@@ -49,14 +47,14 @@ def _block(d_model: int, theirs: bool, bench: Bench) -> Iterator[Row]:
         y = out[0] if isinstance(out, tuple) else out
         return torch.autograd.grad(y, [x, *parameters], dy.to(y.dtype))
 
-    config = LanguageModelConfig(d_model=d_model, **CONFIG)  # type: ignore[arg-type]
-    flops = 3.0 * b * l * flops_per_token(config, head=False)
-    exponentials = 2.0 * b * l * config.d_inner * config.d_state
-    calls: list[Call] = [partial(call, *each) for each in sets]
-    calls[0]()
+    calls: list[Call] = []
+    for _ in range(2):
+        x, dy = (torch.randn(b, l, d_model, device=clock.device) for _ in range(2))
+        calls.append(partial(call, x.requires_grad_(), dy))
+    calls[0]()  # the memory is looked at when nothing is compiled any more
     with clock.peak() as peak:
         calls[0]()
-    work = Work(0.0, exponentials, flops)
+    work = model_work.of_block(d_model, b * l)
     yield row_of(bench, "both", clock.times(calls), work, peak_bytes=peak.bytes)
 
 
@@ -65,48 +63,63 @@ def _our_block(d_model: int, device: torch.device) -> nn.Module:
         return Mamba(d_model)
 
 
-def drawn(device: torch.device, b: int, l: int, d: int) -> tuple[Tensor, Tensor]:
-    """An input that a gradient is wanted of, and the gradient of the output."""
-    x, dy = (torch.randn(b, l, d, device=device) for _ in range(2))
-    return x.requires_grad_(), dy
-
-
 def jobs(plan: Plan, peers: dict[str, str]) -> Iterable[Job]:
-    """Return the measurements of every model, and of a Transformer of its size beside the first of them."""
-    del peers
+    """Return the measurements of every model; beside the first of them a Transformer of its size, and training."""
+    theirs = is_there(peers, "mamba_ssm")
     for number, (name, settings) in enumerate(plan.models.items()):
         config = LanguageModelConfig(**settings)
         yield from _reading_and_writing(plan, name, "adder", config, plan.streams)
         if number == 0:
-            yield from _first(plan, name, config)
-
-
-def _first(plan: Plan, name: str, config: LanguageModelConfig) -> Iterator[Job]:
-    if plan.long is not None:
-        job = partial(_prompt, config, plan.long)
-        yield Job("models", name, f"prefill 1x{plan.long}", "adder", job)
-    transformer = transformer_of(config)
-    yield from _reading_and_writing(plan, name, "Transformer", transformer, plan.streams[:1])
-    if plan.trained is None:
-        return
-    b, l = plan.trained
-    for subject, each in (("adder", config), ("Transformer", transformer)):
-        yield Job("models", name, f"training {b}x{l}", subject, partial(_training, each, b, l))
+            yield from _first(plan, name, config, theirs)
+        if theirs:
+            yield from _mamba_ssm(plan, name, config)
 
 
 def _reading_and_writing(
     plan: Plan, name: str, subject: str, config: LanguageModelConfig, streams: tuple[int, ...]
 ) -> Iterator[Job]:
     prompt = partial(_prompt, config, plan.prompt)
-    yield Job("models", name, f"prefill 1x{plan.prompt}", subject, prompt)
+    yield Job("models", name, _reading(plan.prompt), subject, prompt)
     for count in streams:
-        yield Job("models", name, f"decode, batch {count}", subject, partial(_token, config, count))
+        token = partial(_token, config, count)
+        yield Job("models", name, _writing(count), subject, token)
+
+
+def _first(plan: Plan, name: str, config: LanguageModelConfig, theirs: bool) -> Iterator[Job]:
+    if plan.long is not None:
+        long = partial(_prompt, config, plan.long)
+        yield Job("models", name, _reading(plan.long), "adder", long)
+    transformer = transformer_of(config)
+    yield from _reading_and_writing(plan, name, "Transformer", transformer, plan.streams[:1])
+    if plan.trained is None:
+        return
+    size = f"training {size_words(*plan.trained)}"
+    for subject, each in (("adder", config), ("Transformer", transformer)):
+        step = partial(_training, each, _our_trained, _our_loss)
+        yield Job("models", name, size, subject, step)
+    if theirs:
+        step = partial(_training, config, peer_models.mamba_model, peer_models.mamba_loss)
+        yield Job("models", name, size, "mamba_ssm", step)
+
+
+def _mamba_ssm(plan: Plan, name: str, config: LanguageModelConfig) -> Iterator[Job]:
+    prompt = partial(peer_models.prompt, config, plan.prompt)
+    yield Job("models", name, _reading(plan.prompt), "mamba_ssm", prompt)
+    for count in plan.streams:
+        token = partial(peer_models.token, config, count)
+        yield Job("models", name, _writing(count), "mamba_ssm", token)
+
+
+def _reading(length: int) -> str:
+    return f"prefill 1x{length}"
+
+
+def _writing(streams: int) -> str:
+    return f"decode, batch {streams}"
 
 
 def _model(bench: Bench, config: LanguageModelConfig) -> LanguageModel:
-    def make() -> LanguageModel:
-        return make_model(config, torch.bfloat16, bench.clock.device)
-
+    make = partial(make_model, config, torch.bfloat16, bench.clock.device)
     model: LanguageModel = bench.shelf.take(config, make)
     return model
 
@@ -115,35 +128,18 @@ def _ids(bench: Bench, config: LanguageModelConfig, *shape: int) -> Tensor:
     return torch.randint(config.vocab_size, shape, device=bench.clock.device)
 
 
-def _scanned(config: LanguageModelConfig) -> float:
-    """Exponentials of the scans of one token."""
-    return config.n_layer * config.d_inner * config.d_state if config.layer == "mamba" else 0.0
-
-
-def products(config: LanguageModelConfig, head: bool) -> float:
-    """Operations of the matrix products of one token, of a Mamba or of a Transformer."""
-    if config.layer == "mamba":
-        return flops_per_token(config, head)
-    d, inner = config.d_model, config.d_inner
-    block = 4 * d * d + 3 * d * inner
-    return 2.0 * (config.n_layer * block + (config.vocab_size * d if head else 0))
-
-
 @torch.no_grad()
 def _prompt(config: LanguageModelConfig, length: int, bench: Bench) -> Iterator[Row]:
     model, clock = _model(bench, config), bench.clock
-    ids = [_ids(bench, config, 1, length) for _ in range(2)]
     state = model.initial_state(1)
-    calls: list[Call] = [partial(_read, model, each, state) for each in ids]
+    calls: list[Call] = [
+        partial(_read, model, _ids(bench, config, 1, length), state) for _ in range(2)
+    ]
     calls[0]()
     with clock.peak() as peak:
         calls[0]()
     times = clock.times(calls)
-    work = Work(
-        float(sum(each.nbytes for each in model.parameters())),
-        length * _scanned(config),
-        length * products(config, head=False),
-    )
+    work = model_work.of_prompt(config, weight_bytes(model), length)
     rate = length / times.median
     yield row_of(bench, "forward", times, work, tokens_per_second=rate, peak_bytes=peak.bytes)
 
@@ -152,19 +148,24 @@ def _read(model: LanguageModel, ids: Tensor, state: Any) -> object:
     return model(ids, state=state, logits_to_keep=1)
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters."""
+    return sum(each.nbytes for each in model.parameters())
+
+
 @torch.no_grad()
 def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[Row]:
-    """A token of each stream after a prompt, the likeliest one taken on the device, by the host's clock.
+    """A token of each stream, the likeliest one taken on the device, by the host's clock.
 
-    A Mamba reads one token before, since what it wrote or read does not change its time; a Transformer a prompt.
+    A Mamba reads one token before, since its time does not depend on what came before; a Transformer a prompt.
     """
-    model, clock, plan = _model(bench, config), bench.clock, bench.plan
-    before = 1 if config.layer == "mamba" else plan.prompt
+    model, clock = _model(bench, config), bench.clock
+    before = 1 if config.layer == "mamba" else bench.plan.prompt
     decoder = Decoder(model)
     state = model.initial_state(streams)
-    first = model(_ids(bench, config, streams, before), state=state, logits_to_keep=1)
-    logits, now, spare = first.logits[:, 0], first.state, None
-    del first
+    read = model(_ids(bench, config, streams, before), state=state, logits_to_keep=1)
+    logits, now, spare = read.logits[:, 0], read.state, None
+    del read, state
 
     def write(tokens: int) -> None:
         nonlocal logits, now, spare
@@ -173,55 +174,53 @@ def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[
             now, spare = after, now
 
     write(WARM_UP_TOKENS)
+    count = -(-bench.plan.tokens // PIECES)
     with clock.peak() as peak:
-        pieces = [-(-plan.tokens // PIECES)] * PIECES
-        seconds = tuple(clock.elapsed(partial(write, count)) / count for count in pieces)
-    weights = sum(each.nbytes for each in model.parameters())
-    held = sum(each.nbytes for each in tensors_of(now))
-    # A Mamba's state is read and written; a Transformer's keys and values are read.
-    moved = weights + (2 if config.layer == "mamba" else 1) * held
-    work = Work(moved, streams * _scanned(config), streams * products(config, head=True))
-    times = Times(seconds)
-    yield row_of(
-        bench,
-        "token",
-        times,
-        work,
-        tokens_per_second=streams / times.median,
-        peak_bytes=peak.bytes,
-        way=decoder.refusal or "kernels",
-    )
+        times = Times(tuple(clock.elapsed(partial(write, count)) / count for _ in range(PIECES)))
+    work = model_work.of_token(config, weight_bytes(model), model_work.bytes_of(now), streams)
+    more: Row = {"tokens_per_second": streams / times.median, "peak_bytes": peak.bytes}
+    yield row_of(bench, "token", times, work, way=decoder.refusal or "kernels", **more)
 
 
-def tensors_of(state: Any) -> Iterator[Tensor]:
-    """Return the tensors of a state."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict | tuple | list):
-        parts = state.values() if isinstance(state, dict) else state
-        yield from itertools.chain.from_iterable(map(tensors_of, parts))
+def _our_trained(
+    config: LanguageModelConfig, dtype: torch.dtype, device: torch.device
+) -> LanguageModel:
+    return fill(LanguageModel.unfilled(config, dtype, device))
 
 
-def _training(config: LanguageModelConfig, b: int, l: int, bench: Bench) -> Iterator[Row]:
-    """One step: forward and loss under autocast, backward, AdamW; the weights are float32."""
+def _our_loss(model: Any, ids: Tensor) -> Tensor:
+    loss: Tensor = model(ids, labels=ids).loss
+    return loss
+
+
+def _training(
+    config: LanguageModelConfig,
+    make: Callable[[LanguageModelConfig, torch.dtype, torch.device], nn.Module],
+    loss_of: Loss,
+    bench: Bench,
+) -> Iterator[Row]:
+    """One step: forward and loss under autocast, backward, AdamW; the weights are float32.
+
+    The memory is all of it: weights, gradients, moments, and what the backward pass keeps.
+    """
+    assert bench.plan.trained is not None
     bench.shelf.clear()
-    clock = bench.clock
+    bench.clock.free()
+    clock, (b, l) = bench.clock, bench.plan.trained
     with clock.peak() as peak:
-        model = fill(LanguageModel.unfilled(config, device=clock.device))
+        model = make(config, torch.float32, clock.device)
         fused = clock.device.type == "cuda"
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
-        batches = [_ids(bench, config, b, l) for _ in range(2)]
 
-        def step(ids: Tensor) -> object:
+        def step(ids: Tensor) -> None:
             with torch.autocast(clock.device.type, dtype=torch.bfloat16):
-                loss = model(ids, labels=ids).loss
-            loss.backward()
+                loss = loss_of(model, ids)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-            return loss
 
-        times = clock.times([partial(step, each) for each in batches], budget=1.0)
-    tokens = b * l
-    work = Work(0.0, 2 * tokens * _scanned(config), 3 * tokens * products(config, head=True))
-    rate = tokens / times.median
+        calls = [partial(step, _ids(bench, config, b, l)) for _ in range(2)]
+        times = clock.times(calls, budget=5 * clock.budget)
+    rate = b * l / times.median
+    work = model_work.of_training(config, b * l)
     yield row_of(bench, "step", times, work, tokens_per_second=rate, peak_bytes=peak.bytes)

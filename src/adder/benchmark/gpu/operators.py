@@ -32,6 +32,10 @@ def jobs(plan: Plan, peers: dict[str, str]) -> Iterable[Job]:
     for case in found:
         yield _job(case)
     yield from _equal_runs(plan, peers)
+
+
+def loop_jobs(plan: Plan) -> Iterable[Job]:
+    """Return the compiled loop, which takes long to compile."""
     if plan.loop is not None:
         for case in cases.loops(plan, plan.loop):
             yield _job(case)
@@ -63,7 +67,7 @@ def measure(case: Case, bench: Bench) -> Iterator[Row]:
     with torch.no_grad():
         written = case.function(*sets[0]).nbytes
         calls: list[Call] = [partial(case.function, *each) for each in sets]
-        times, graph, more = times_and_graph(bench, calls, graph=True)
+        times, graph, more = times_and_graph(bench, calls, case.graph)
     yield row_of(bench, "forward", times, case.work(read, written, False), graph, **more)
     if not case.backward:
         return
@@ -75,7 +79,7 @@ def measure(case: Case, bench: Bench) -> Iterator[Row]:
     both[0]()  # the memory is looked at when nothing is compiled any more
     with bench.clock.peak() as peak:
         both[0]()
-    times, graph, more = times_and_graph(bench, both, graph=True)
+    times, graph, more = times_and_graph(bench, both, case.graph)
     work = case.work(read, written, True)
     yield row_of(bench, "both", times, work, graph, peak_bytes=peak.bytes, **more)
 

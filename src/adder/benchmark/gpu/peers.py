@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,10 +112,3 @@ def torch_loop(
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of (b h l p) by torch's fastest."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def mamba_ssm_block(d_model: int, device: torch.device) -> Any:
-    """mamba_ssm's Mamba."""
-    from mamba_ssm import Mamba
-
-    return Mamba(d_model, device=device)

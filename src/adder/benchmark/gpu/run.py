@@ -94,6 +94,8 @@ class Run:
         for section, make in makers.items():
             if section in plan.sections:
                 yield from make(plan, peers)
+        if "operators" in plan.sections:
+            yield from operators.loop_jobs(plan)
 
 
 def _limit(name: str, bench: Bench) -> Iterable[Row]:
