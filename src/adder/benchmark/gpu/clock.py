@@ -86,6 +86,10 @@ class Clock(ABC):
         self.wait()
         return time.perf_counter() - begin
 
+    def held(self) -> int | None:
+        """Bytes that tensors hold on the device, None where that is not known."""
+        return None
+
     @contextmanager
     def peak(self) -> Iterator[Peak]:
         """Look at the memory while the body runs."""
@@ -138,11 +142,14 @@ class EventClock(Clock):
     def wait(self) -> None:
         torch.cuda.synchronize(self.device)
 
+    def held(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
+
     @contextmanager
     def peak(self) -> Iterator[Peak]:
         self.wait()
         torch.cuda.reset_peak_memory_stats(self.device)
-        before, found = torch.cuda.memory_allocated(self.device), Peak()
+        before, found = self.held(), Peak()
         yield found
         found.bytes = torch.cuda.max_memory_allocated(self.device) - before
 

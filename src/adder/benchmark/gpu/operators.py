@@ -79,15 +79,24 @@ def measure(case: Case, bench: Bench) -> Iterator[Row]:
     both[0]()  # the memory is looked at when nothing is compiled any more
     with bench.clock.peak() as peak:
         both[0]()
+    kept = _kept(case.function, sets[0], bench.clock)
     times, graph, more = times_and_graph(bench, both, case.graph)
     work = case.work(read, written, True)
-    yield row_of(bench, "both", times, work, graph, peak_bytes=peak.bytes, **more)
+    yield row_of(bench, "both", times, work, graph, peak_bytes=peak.bytes, kept_bytes=kept, **more)
 
 
 def _both_passes(function: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> Call:
     with torch.no_grad():
         dy = torch.randn_like(function(*leaves))
     return lambda: torch.autograd.grad(function(*leaves), leaves, dy)
+
+
+def _kept(function: Callable[..., Tensor], leaves: tuple[Tensor, ...], clock: Clock) -> int | None:
+    """Bytes that the forward pass keeps for the backward pass, beside inputs and output."""
+    before = clock.held()
+    out = function(*leaves)
+    after = clock.held()
+    return None if before is None or after is None else after - before - out.nbytes
 
 
 def _equal_runs(plan: Plan, peers: dict[str, str]) -> Iterator[Job]:
