@@ -114,6 +114,6 @@ def test_the_shelf_holds_one_thing():
 def test_the_default_plan_is_what_is_promised():
     plan = Plan(device=torch.device("cpu"))
     assert plan.lengths[0] == 512
-    assert plan.lengths[-1] == plan.long == 1 << 20
+    assert plan.lengths[-1] == plan.long[-1] == 1 << 20
     assert plan.streams == (1, 16, 64, 128)
     assert list(plan.models) == ["130M", "1.4B", "2.8B"]

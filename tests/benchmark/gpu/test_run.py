@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
+from adder.benchmark.contestants import CannotMeasure
 from adder.benchmark.gpu import lengths
 from adder.benchmark.gpu.figure import picture
 from adder.benchmark.gpu.jobs import Job
 from adder.benchmark.gpu.plan import SECTIONS
 from adder.benchmark.gpu.report import page
-from adder.benchmark.gpu.results import CannotMeasure, Results
+from adder.benchmark.gpu.results import Results
 from adder.benchmark.gpu.run import Run
 
 from .tiny import tiny

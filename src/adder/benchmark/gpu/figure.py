@@ -3,7 +3,7 @@
 from io import BytesIO
 from typing import Any
 
-from adder.benchmark.figure import short_length
+from adder.benchmark.figure import plain_labels, short_length
 from adder.benchmark.gpu.results import Results, best
 from adder.errors import UsageError
 
@@ -41,8 +41,6 @@ def picture(results: Results) -> bytes:
 
 
 def _against_length(axes: Any, rows: list[Row]) -> None:
-    from matplotlib.ticker import FuncFormatter
-
     for subject in dict.fromkeys(row["subject"] for row in rows):
         points = sorted((r["length"], 1e3 * best(r)) for r in rows if r["subject"] == subject)
         label = "selective_scan" if subject == "adder" else subject
@@ -55,7 +53,8 @@ def _against_length(axes: Any, rows: list[Row]) -> None:
     axes.set_yscale("log")
     lengths = sorted({row["length"] for row in rows})
     axes.set_xticks(lengths, [short_length(each) for each in lengths])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.yaxis.set_major_formatter(plain_labels())
+    axes.yaxis.set_minor_formatter(plain_labels())
     axes.set_xlabel("length, one sequence")
     axes.set_title("forward, ms; lower is better")
     axes.grid(alpha=0.3, which="both")

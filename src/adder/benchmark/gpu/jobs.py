@@ -1,6 +1,6 @@
 """A measurement behind one call, and what it may use."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,9 +101,3 @@ def times_and_graph(
         bench.clock.wait()
         return times, None, {"no_graph": " ".join(str(error).split())[:200]}
     return times, None if replays is None else bench.clock.times(replays), {}
-
-
-def flat(parts: Iterable[Iterable[Job]]) -> Iterator[Job]:
-    """Return the jobs of all parts, one after the other."""
-    for part in parts:
-        yield from part

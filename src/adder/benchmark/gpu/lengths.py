@@ -6,13 +6,14 @@ from functools import partial
 
 import torch
 
+from adder.benchmark.contestants import CannotMeasure
 from adder.benchmark.gpu import cases, operators
 from adder.benchmark.gpu.clock import Call
 from adder.benchmark.gpu.jobs import Bench, Job, row_of, size_words
 from adder.benchmark.gpu.limits import Work
 from adder.benchmark.gpu.peers import attention
 from adder.benchmark.gpu.plan import Plan
-from adder.benchmark.gpu.results import CannotMeasure, Row
+from adder.benchmark.gpu.results import Row
 
 HEAD = 64
 LONGEST_CALL = 0.4  # seconds; attention takes four times as long for twice the length

@@ -28,16 +28,16 @@ def block_jobs(plan: Plan, peers: dict[str, str]) -> Iterable[Job]:
     makers: dict[str, Callable[[int, torch.device], nn.Module]] = {"adder": _our_block}
     if is_there(peers, "mamba_ssm"):
         makers["mamba_ssm"] = peer_models.mamba_block
-    for d_model in plan.widths:
-        size = f"{size_words(*plan.block)}, d_model {d_model}"
+    for shape in plan.blocks:
         for subject, make in makers.items():
-            yield Job("block", "Mamba block", size, subject, partial(_block, d_model, make))
+            measure = partial(_block, shape, make)
+            yield Job("block", "Mamba block", size_words(*shape), subject, measure)
 
 
 def _block(
-    d_model: int, make: Callable[[int, torch.device], nn.Module], bench: Bench
+    shape: tuple[int, int, int], make: Callable[[int, torch.device], nn.Module], bench: Bench
 ) -> Iterator[Row]:
-    clock, (b, l) = bench.clock, bench.plan.block
+    clock, (b, l, d_model) = bench.clock, shape
     block = make(d_model, clock.device)
     parameters = list(block.parameters())
 
@@ -86,9 +86,8 @@ def _reading_and_writing(
 
 
 def _first(plan: Plan, name: str, config: LanguageModelConfig, theirs: bool) -> Iterator[Job]:
-    if plan.long is not None:
-        long = partial(_prompt, config, plan.long)
-        yield Job("models", name, _reading(plan.long), "adder", long)
+    for length in plan.long:
+        yield Job("models", name, _reading(length), "adder", partial(_prompt, config, length))
     transformer = transformer_of(config)
     yield from _reading_and_writing(plan, name, "Transformer", transformer, plan.streams[:1])
     if plan.trained is None:

@@ -24,8 +24,8 @@ class Plan:
     scans: (b, l, d) of `selective_scan`, with `states` states; memories: those of the operators that only move memory;
     heads: (b, l, h) of `state_space_dual`, with `head` channels and `head_states` states each; kernels: (h, n, l) of
     S4's and S4D's; lengths: of the scan beside attention, with `width` channels, in heads of 64 for attention; loop:
-    (b, l, d) of the compiled loop over time, none is needed; widths: d_model of the Mamba block, on `block` (b, l);
-    trained: (b, l) of a training step of the first model; long: a prompt of so many tokens for it.
+    (b, l, d) of the compiled loop over time, none is needed; blocks: (b, l, d_model) of the Mamba block;
+    trained: (b, l) of a training step of the first model; long: prompts of so many tokens for it.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda"))
@@ -46,11 +46,10 @@ class Plan:
     equal: tuple[int, int, int] = (4, 1000, 1000)
     lengths: tuple[int, ...] = tuple(2**k for k in range(9, 21))
     width: int = 1024
-    widths: tuple[int, ...] = (768, 2048)
-    block: tuple[int, int] = (8, 2048)
+    blocks: Sizes = ((8, 2048, 768), (8, 2048, 2048), (1, 1 << 16, 768), (1, 1 << 20, 768))
     models: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(MODELS))
     prompt: int = 2048
-    long: int | None = 1 << 20
+    long: tuple[int, ...] = (1 << 15, 1 << 20)
     streams: tuple[int, ...] = (1, 16, 64, 128)
     tokens: int = 200
     trained: tuple[int, int] | None = (8, 1024)
@@ -89,8 +88,8 @@ def plan_of(sections: frozenset[str], quick: bool, minutes: float) -> Plan:
         heads=((8, 2048, 24),),
         loop=None,
         lengths=(512, 2048, 8192, 32768),
-        widths=(768,),
+        blocks=((8, 2048, 768),),
         models={"130M": MODELS["130M"]},
-        long=None,
+        long=(),
         streams=(1, 64),
     )

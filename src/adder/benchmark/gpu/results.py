@@ -7,10 +7,6 @@ Row = dict[str, Any]
 KEY = ("section", "name", "size", "pass")  # what rows have in common that do the same work
 
 
-class CannotMeasure(Exception):
-    """This measurement cannot be had, for the reason that the message gives."""
-
-
 @dataclass
 class Results:
     """All figures of a run so far. A row's seconds are medians; `graph_seconds` those of replays of a CUDA graph."""

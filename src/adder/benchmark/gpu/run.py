@@ -7,12 +7,13 @@ from functools import partial
 
 import torch
 
+from adder.benchmark.contestants import CannotMeasure
 from adder.benchmark.gpu import lengths, limits, models, operators
 from adder.benchmark.gpu.clock import clock_of
 from adder.benchmark.gpu.jobs import Bench, Job
 from adder.benchmark.gpu.peers import find_peers
 from adder.benchmark.gpu.plan import Plan
-from adder.benchmark.gpu.results import CannotMeasure, Results, Row
+from adder.benchmark.gpu.results import Results, Row
 
 
 class Run:
