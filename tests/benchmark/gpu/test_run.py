@@ -149,3 +149,19 @@ def test_the_steps_told_are_those_shown():
     work = Run(plan, Results(plan.to_dict()), shown.append)
     work.run()
     assert len(shown) == work.steps() == 4 + 2 * 2
+
+
+def test_the_loop_over_time_is_compiled_once_and_comes_last(monkeypatch):
+    compiled = []
+
+    def compile_function(function, dynamic):
+        assert dynamic is False
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_function)
+    changes = {"memories": (), "heads": (), "kernels": None, "loop": (1, 4, 4)}
+    results = run(sections=frozenset({"operators"}), **changes)
+    assert len(compiled) == 1
+    assert [row["subject"] for row in results.rows[-2:]] == ["adder", "compiled loop"]
+    assert "    compiled loop" in page(results)
