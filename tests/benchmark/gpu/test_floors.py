@@ -81,6 +81,18 @@ def test_times_are_told_by_their_median():
     assert told == {"graph_seconds": 5.0, "graph_low": 1.0, "graph_high": 9.0, "graph_rounds": 11}
 
 
+def test_times_of_calls_that_were_timed_together():
+    assert Times((2.0, 4.0)).of_each(2).seconds == (1.0, 2.0)
+
+
+def test_a_long_call_is_timed_twice(monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(clock, "LONG_SECONDS", -1.0)
+    times = HostClock(torch.device("cpu")).times([lambda: asked.append(0), lambda: asked.append(1)])
+    assert len(times.seconds) == 2
+    assert asked == [0, 1, 0]  # the first does not count
+
+
 def row(subject, **seconds):
     return {
         "section": "s",

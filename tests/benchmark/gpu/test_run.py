@@ -7,6 +7,7 @@ import torch
 
 from adder.benchmark.contestants import CannotMeasure
 from adder.benchmark.gpu import lengths
+from adder.benchmark.gpu.clock import HostClock
 from adder.benchmark.gpu.figure import picture
 from adder.benchmark.gpu.jobs import Job
 from adder.benchmark.gpu.plan import SECTIONS
@@ -165,3 +166,24 @@ def test_the_loop_over_time_is_compiled_once_and_comes_last(monkeypatch):
     assert len(compiled) == 1
     assert [row["subject"] for row in results.rows[-2:]] == ["adder", "compiled loop"]
     assert "    compiled loop" in page(results)
+
+
+def test_a_graph_that_is_refused_is_told_and_the_times_stay(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("operation not permitted\n when stream is capturing")
+
+    monkeypatch.setattr(HostClock, "graph", refuse)
+    results = run(sections=frozenset({"lengths"}))
+    assert results.left_out == []
+    for row in results.rows:
+        assert row["no_graph"] == "operation not permitted when stream is capturing"
+
+
+def test_a_graph_of_all_calls_is_the_time_of_each(monkeypatch):
+    launched = []
+    monkeypatch.setattr(HostClock, "graph", lambda _, calls: lambda: launched.append(len(calls)))
+    results = run(sections=frozenset({"lengths"}))
+    assert set(launched) == {2}
+    for row in results.rows:
+        assert row["graph_seconds"] < row["seconds"]
+        assert row["of_floor"] == row["floor_seconds"] / row["graph_seconds"]

@@ -172,7 +172,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def kernels(plan: Plan, h: int, n: int, l: int) -> Iterator[Case]:
     """S4D's and S4's kernels and the convolution with them, beside PyTorch's transform."""
-    device, m, size = plan.device, n // 2, f"{h}, n {n}, {l}"
+    device, m, size = plan.device, n // 2, size_words(h, n, l)
 
     def poles() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         imaginary = torch.arange(m, device=device, dtype=torch.float32).repeat(h, 1)

@@ -12,7 +12,7 @@ import torch
 
 Call = Callable[[], object]
 MOST_ROUNDS, LEAST_ROUNDS = 200, 5
-LONG_SECONDS = 0.3  # a call that takes longer is timed twice at least, not LEAST_ROUNDS times
+LONG_SECONDS = 0.3  # a call that takes longer is timed twice, and as no graph
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Times:
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    def of_each(self, count: int) -> "Times":
+        """Times of one of so many calls that were timed together."""
+        return Times(tuple(each / count for each in self.seconds))
 
     def to_dict(self, prefix: str = "") -> dict[str, float | int]:
         """Return the median, the first and the ninth of ten parts, and how many rounds there were."""
@@ -54,23 +58,22 @@ class Clock(ABC):
 
     def times(self, calls: Sequence[Call], budget: float | None = None) -> Times:
         """Times of the calls, taken in turn; they are run before, and that does not count."""
+        calls[0]()
+        once = self.events([calls[-1]])[0]
+        if once > LONG_SECONDS:
+            return Times((once, *self.events([calls[0]])))
         for call in calls[:2]:
             call()
-        once = self.events([calls[-1]])[0]
-        if once < LONG_SECONDS:
-            for call in calls[:2]:
-                call()
-        least = LEAST_ROUNDS if once < LONG_SECONDS else 2
         rounds = int((budget or self.budget) / max(once, 1e-9))
-        count = max(least, min(MOST_ROUNDS, rounds))
+        count = max(LEAST_ROUNDS, min(MOST_ROUNDS, rounds))
         return Times(tuple(self.events([calls[k % len(calls)] for k in range(count)])))
 
     @abstractmethod
     def events(self, calls: Sequence[Call]) -> list[float]:
         """Seconds of each call, run one after the other."""
 
-    def graphs(self, calls: Sequence[Call]) -> list[Call] | None:
-        """The calls as graphs that launch at once, None where the device has none."""
+    def graph(self, calls: Sequence[Call]) -> Call | None:
+        """All calls, one after the other, as a graph that is launched at once; None where the device has none."""
         del calls
         return None
 
@@ -128,16 +131,15 @@ class EventClock(Clock):
         self.wait()
         return [begin.elapsed_time(end) / 1e3 for begin, end in pairs]
 
-    def graphs(self, calls: Sequence[Call]) -> list[Call]:
-        replays: list[Call] = []
+    def graph(self, calls: Sequence[Call]) -> Call:
         for call in calls:
             call()
-            self.wait()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+        self.wait()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for call in calls:
                 call()
-            replays.append(graph.replay)
-        return replays
+        return graph.replay
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.device)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from adder.benchmark.gpu.clock import Call, Clock, Times
+from adder.benchmark.gpu.clock import LONG_SECONDS, Call, Clock, Times
 from adder.benchmark.gpu.limits import Work
 from adder.benchmark.gpu.plan import Plan
 from adder.benchmark.gpu.results import Results, Row, best
@@ -91,13 +91,18 @@ def size_words(*sizes: int) -> str:
 def times_and_graph(
     bench: Bench, calls: list[Call], graph: bool
 ) -> tuple[Times, Times | None, dict[str, object]]:
-    """Times as called and as graphs; a capture that is refused is no failure, and is told."""
+    """Times as called, and of each in one graph of all."""
     times = bench.clock.times(calls)
-    if not graph:
+    if not graph or times.median > LONG_SECONDS:
         return times, None, {}
+    return times, *graph_times(bench, calls)
+
+
+def graph_times(bench: Bench, calls: list[Call]) -> tuple[Times | None, dict[str, object]]:
+    """Times of each call in one graph of all; a capture that is refused is no failure, and is told."""
     try:
-        replays = bench.clock.graphs(calls)
+        replay = bench.clock.graph(calls)
     except RuntimeError as error:
         bench.clock.wait()
-        return times, None, {"no_graph": " ".join(str(error).split())[:200]}
-    return times, None if replays is None else bench.clock.times(replays), {}
+        return None, {"no_graph": " ".join(str(error).split())[:200]}
+    return None if replay is None else bench.clock.times([replay]).of_each(len(calls)), {}

@@ -9,7 +9,7 @@ import torch
 from adder.benchmark.contestants import CannotMeasure
 from adder.benchmark.gpu import cases, operators
 from adder.benchmark.gpu.clock import Call
-from adder.benchmark.gpu.jobs import Bench, Job, row_of, size_words
+from adder.benchmark.gpu.jobs import Bench, Job, row_of, size_words, times_and_graph
 from adder.benchmark.gpu.limits import Work
 from adder.benchmark.gpu.peers import attention
 from adder.benchmark.gpu.plan import Plan
@@ -48,6 +48,7 @@ def _attention(length: int, bench: Bench) -> Iterator[Row]:
     sets = [first] + [tuple(map(torch.randn_like, first)) for _ in range(count - 1)]
     with torch.no_grad():
         calls: list[Call] = [partial(attention, *each) for each in sets]
-        found = clock.times(calls)
+        found, graph, more = times_and_graph(bench, calls, graph=True)
     work = Work(4.0 * first[0].nbytes, flops=2.0 * length**2 * heads * shape[-1])
-    yield row_of(bench, "forward", found, work, length=length, shape=size_words(*shape))
+    shape_words = size_words(*shape)
+    yield row_of(bench, "forward", found, work, graph, length=length, shape=shape_words, **more)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adder.benchmark.gpu import model_work, peer_models
 from adder.benchmark.gpu.clock import Call, Times
-from adder.benchmark.gpu.jobs import Bench, Job, row_of, size_words
+from adder.benchmark.gpu.jobs import Bench, Job, graph_times, row_of, size_words
 from adder.benchmark.gpu.made import fill, make_model, transformer_of
 from adder.benchmark.gpu.peers import is_there
 from adder.benchmark.gpu.plan import Plan
@@ -164,6 +164,7 @@ def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[
     state = model.initial_state(streams)
     read = model(_ids(bench, config, streams, before), state=state, logits_to_keep=1)
     logits, now, spare = read.logits[:, 0], read.state, None
+    ids = torch.zeros(streams, dtype=torch.int64, device=clock.device)
     del read, state
 
     def write(tokens: int) -> None:
@@ -178,6 +179,9 @@ def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[
         times = Times(tuple(clock.elapsed(partial(write, count)) / count for _ in range(PIECES)))
     work = model_work.of_token(config, weight_bytes(model), model_work.bytes_of(now), streams)
     more: Row = {"tokens_per_second": streams / times.median, "peak_bytes": peak.bytes}
+    if decoder.refusal is None:  # what a token takes without what the host does for it
+        graph, why = graph_times(bench, [lambda: decoder.step(ids, now)])
+        more |= why if graph is None else {"device_seconds": graph.median}
     yield row_of(bench, "token", times, work, way=decoder.refusal or "kernels", **more)
 
 
