@@ -156,16 +156,15 @@ def weight_bytes(model: nn.Module) -> int:
 def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[Row]:
     """A token of each stream, the likeliest one taken on the device, by the host's clock.
 
-    A Mamba reads one token before, since its time does not depend on what came before; a Transformer a prompt.
+    A Transformer has read a prompt; the time of a Mamba does not depend on what came before.
     """
     model, clock = _model(bench, config), bench.clock
-    before = 1 if config.layer == "mamba" else bench.plan.prompt
-    decoder = Decoder(model)
-    state = model.initial_state(streams)
-    read = model(_ids(bench, config, streams, before), state=state, logits_to_keep=1)
-    logits, now, spare = read.logits[:, 0], read.state, None
-    ids = torch.zeros(streams, dtype=torch.int64, device=clock.device)
-    del read, state
+    decoder, spare, now = Decoder(model), None, model.initial_state(streams)
+    if config.layer != "mamba":
+        text = _ids(bench, config, streams, bench.plan.prompt)
+        now = model(text, state=now, logits_to_keep=1).state
+    ids = _ids(bench, config, streams)
+    logits, now = decoder.step(ids, now)
 
     def write(tokens: int) -> None:
         nonlocal logits, now, spare

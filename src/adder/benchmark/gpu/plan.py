@@ -43,10 +43,10 @@ class Plan:
     head_states: int = 128
     kernels: tuple[int, int, int] | None = (512, 64, 16384)
     loop: tuple[int, int, int] | None = (8, 64, 1536)
-    equal: tuple[int, int, int] = (4, 1000, 1000)
+    equal: tuple[int, int, int] = (8, 2048, 1536)
     lengths: tuple[int, ...] = tuple(2**k for k in range(9, 21))
     width: int = 1024
-    blocks: Sizes = ((8, 2048, 768), (8, 2048, 2048), (1, 1 << 16, 768), (1, 1 << 20, 768))
+    blocks: Sizes = ((8, 2048, 768), (8, 2048, 2048), (1, 1 << 20, 768))
     models: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(MODELS))
     prompt: int = 2048
     long: tuple[int, ...] = (1 << 15, 1 << 20)
