@@ -62,7 +62,6 @@ def test_limits_alone_and_json_on_standard_output(capfd):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "gpu"], "no benchmark of gpu: there is adder bench cpu"),
         ([*TINY, "--only=speed"], "--only speed: choose adder, limits"),
         ([*TINY, "--precision=int3"], "--precision int3: choose float32"),
         ([*TINY, "--model-size=7b"], "--model-size 7b: choose 130m, mamba2-130m or tiny"),

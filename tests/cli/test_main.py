@@ -51,11 +51,11 @@ def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFi
     assert listed == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], "bench cpu", "bench gpu"])
 def test_every_command_has_help_with_json_in_80_columns(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     help_text = capsys.readouterr().out
     assert "--json" in help_text
     assert max(len(line) for line in help_text.splitlines()) <= 80
@@ -77,6 +77,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["generate", "run", "hello", "--max-tokens", "some"], ["--max-tokens"]),
         (["generate", "run", "hello", "--max-tokens", "-1"], ["--max-tokens"]),
         (["info", "more"], ["more"]),
+        (["bench"], ["Missing command", "adder bench --help"]),
+        (["bench", "tpu"], ["No such command 'tpu'", "adder bench --help"]),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(

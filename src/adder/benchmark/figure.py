@@ -35,13 +35,6 @@ def picture(results: Results) -> bytes:
         UsageError: nothing was measured that could be drawn.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
-
-    class Plain(LogFormatter):
-        """Labels where LogFormatter puts them, as 0.6 and not 6e-01."""
-
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
 
     threads = max((row["threads"] for row in results.models), default=0)
     rows = [row for row in results.models if row["batch"] == 1 and row["threads"] == threads]
@@ -64,9 +57,9 @@ def picture(results: Results) -> bytes:
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(contexts, [_short(each) for each in contexts])
-        axes.yaxis.set_major_formatter(Plain())
-        axes.yaxis.set_minor_formatter(Plain())
+        axes.set_xticks(contexts, [short_length(each) for each in contexts])
+        axes.yaxis.set_major_formatter(plain_labels())
+        axes.yaxis.set_minor_formatter(plain_labels())
         axes.set_xlabel("tokens before" if task == "decode" else "tokens read")
         axes.set_title(title)
         axes.grid(alpha=0.3, which="both")
@@ -81,7 +74,18 @@ def picture(results: Results) -> bytes:
     return file.getvalue()
 
 
-def _short(tokens: int) -> str:
+def plain_labels() -> Any:
+    """Labels where a logarithmic axis has them, as 0.6 and not 6e-01."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    return Plain()
+
+
+def short_length(tokens: int) -> str:
     """As lengths are said: 64, 2K, 64K."""
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
 

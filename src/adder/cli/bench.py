@@ -1,26 +1,24 @@
-"""`adder bench`: how fast adder is on this machine, beside its limits and beside other libraries."""
+"""`adder bench`: how fast adder is on this machine, beside its limits and beside other libraries; here `cpu`."""
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adder.cli.checks import check_file, check_known
+from adder.cli.bench_gpu import gpu
+from adder.cli.bench_run import carry_out, check_files
+from adder.cli.checks import check_known
 from adder.errors import UsageError
 
 if TYPE_CHECKING:
     from adder.benchmark.plan import Plan
-    from adder.benchmark.results import Results
 
 PARTS = ("adder", "limits", "operators", "prefill", "decode", "train", "peers")
 QUICK_LIMIT = 2.0
 
 
-def bench(
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="cpu")],
+def cpu(
     quick: Annotated[
         bool, typer.Option("--quick", help="A tiny model and few sizes, all threads: a minute.")
     ] = False,
@@ -77,11 +75,7 @@ def bench(
     reading (prefill), writing (decode) and training, each in a process of its own, in rounds in
     which all take turns. About 12 minutes on two cores. Ctrl-C keeps what was measured.
     """
-    if device != "cpu":
-        raise UsageError(f"no benchmark of {device}: there is adder bench cpu")
-    for option, path in (("--json", json_file), ("--figure", figure)):
-        if path is not None and str(path) != "-":
-            check_file(option, path)
+    check_files(json_file, figure)
     for option, path in (("--peer-python", peer_python), ("--llama-bench", llama_bench)):
         if path is not None and not (path.is_file() and os.access(path, os.X_OK)):
             raise UsageError(f"{option} {path}: there is no such program")
@@ -131,48 +125,28 @@ def _parts(only: list[str], sections: tuple[str, ...]) -> tuple[frozenset[str], 
 
 
 def _run(plan: "Plan", json_file: Path | None, figure: Path | None) -> None:
+    from adder.benchmark.figure import picture
     from adder.benchmark.report import page
     from adder.benchmark.results import Results
     from adder.benchmark.run import Run
-    from adder.training.progress import make_display
 
-    results, done = Results(plan.to_dict()), 0
-    run = Run(plan, results, lambda words: show(words), lambda: _save(results, json_file))
-    display = make_display(run.steps())
-
-    def show(words: str) -> None:
-        nonlocal done
-        done += 1
-        display.update(_Moment(done, words))
-
-    try:
-        run.run()
-    finally:
-        # Also where it is interrupted: what was measured is kept.
-        display.close()
-        _save(results, json_file)
-        if str(json_file) == "-":
-            print(json.dumps(results.to_dict(), ensure_ascii=False))
-        else:
-            print(page(results))
-    if figure is not None:
-        from adder.benchmark.figure import picture
-        from adder.files import replace_file
-
-        replace_file(figure, picture(results))
+    results = Results(plan.to_dict())
+    carry_out(
+        lambda show, save: Run(plan, results, show, save),
+        results,
+        lambda: page(results),
+        lambda: picture(results),
+        json_file,
+        figure,
+    )
 
 
-@dataclass(frozen=True)
-class _Moment:
-    step: int
-    words: str
-
-    def __str__(self) -> str:
-        return self.words
-
-
-def _save(results: "Results", json_file: Path | None) -> None:
-    from adder.files import json_bytes, replace_file
-
-    if json_file is not None and str(json_file) != "-":
-        replace_file(json_file, json_bytes(results.to_dict()))
+def commands() -> typer.Typer:
+    """Return `adder bench cpu` and `adder bench gpu`."""
+    group = typer.Typer(
+        help="Measure this machine, and adder on it beside other libraries.",
+        rich_markup_mode=None,
+    )
+    group.command("cpu")(cpu)
+    group.command("gpu")(gpu)
+    return group

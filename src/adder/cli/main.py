@@ -38,7 +38,7 @@ def app() -> "typer.Typer":
     """
     import typer
 
-    from adder.cli.bench import bench
+    from adder.cli.bench import commands as bench
     from adder.cli.classify import classify
     from adder.cli.compare import compare
     from adder.cli.convert import convert
@@ -84,7 +84,7 @@ def app() -> "typer.Typer":
     commands.command("explain")(explain)
     commands.command("convert")(convert)
     commands.command("info")(info)
-    commands.command("bench")(bench)
+    commands.add_typer(bench(), name="bench")
     return commands
 
 
