@@ -24,7 +24,7 @@ class Plan:
     Args:
         seconds: that all of it may take; what does not fit is left out by name.
         limit: a training step on one length that takes longer is the last of its model.
-        tokens: written after each context.
+        tokens: written after each context, at least.
         tasks: what is learned for quality.
         steps: of training, for each task.
         copying: length of a row of selective copying, and how many tokens of it are to be copied.
@@ -43,7 +43,7 @@ class Plan:
     contexts: tuple[int, ...] = tuple(2**n for n in range(6, 17))
     tokens: int = 50
     steps: dict[str, int] = field(
-        default_factory=lambda: {"text": 500, "selective-copying": 1500, "induction-heads": 800}
+        default_factory=lambda: {"text": 500, "selective-copying": 2000, "induction-heads": 800}
     )
     copying: tuple[int, int] = (136, 8)
     scaled: bool = False

@@ -13,6 +13,7 @@ from adder.models.decoder import Decoder
 
 READ_AT_ONCE = 512
 _ENOUGH = 2.0  # seconds: a step below it is measured several times
+_ENOUGH_OF_TOKENS, _MOST_TOKENS = 0.25, 5000  # seconds: short tokens are written more often
 
 
 def training_times(
@@ -71,6 +72,8 @@ def generation_times(
 
     Raises:
         OutOfTime: the deadline (of time.monotonic) has come.
+
+    At least `tokens` are written, and more where they are short.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -92,7 +95,9 @@ def generation_times(
             decoder.step(token, state)
             _wait(device)
 
-        yield context, median_seconds({"": step}, repeats=tokens, warm_up=2)[""], state_bytes(state)
+        once = median_seconds({"": step}, repeats=5, warm_up=2)[""]
+        repeats = max(tokens, min(_MOST_TOKENS, int(_ENOUGH_OF_TOKENS / once)))
+        yield context, median_seconds({"": step}, repeats=repeats)[""], state_bytes(state)
 
 
 def state_bytes(state: State) -> int:
