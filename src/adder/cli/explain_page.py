@@ -318,6 +318,7 @@ def _words() -> list[str]:
     known = {
         "token": "What the model reads at once: a character, a byte or a piece of a word. Counted from 0.",
         "layer": "One block of the model, from 0, next to the text, to the last, next to the answer.",
+        "scan": "What a layer does with its state: at each token it lets it fade, adds the input, and reads it out.",
         "state": "The numbers that a scan carries from token to token: all that it knows of the past.",
         "channel": "One of the signals that a layer reads, each with a state of its own.",
         "1/e": "37 %: after one horizon as much is left of a number in the state; after 4.6 horizons, 1 %.",
