@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from adder.comparison.figures import apart, compact, ticks, volume
+from adder.comparison.figures import apart, figures, ticks
 from adder.comparison.page import page as compare_page
+from adder.comparison.report import amount, number
 from adder.webpage import drawing, table, text
 
 from .browser import Browser
@@ -57,12 +58,14 @@ def test_every_page_is_whole_and_loads_nothing(pages):
 
 def test_hostile_text_is_shown_as_text():
     page = check(explained("mamba"))
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in HOSTILE)
+    shown = HOSTILE.replace("\x07\x1b", "\ufffd\ufffd").replace("\u0000", "\ufffd")
+    assert "\u202e" in shown
+    assert "\u200d" in shown
     assert len(page.texts) == 3
     first, *later = (each.replace("\u21b5", "").replace("\u00b7", "") for each in page.texts)
     assert first == shown
     for drawn in later:
-        before, _, rest = drawn.rpartition("% together\n")
+        before, _, rest = drawn.rpartition("% of the sum at most\n")
         assert shown.endswith(rest)
         assert bool(before) == (rest != shown)
     named = results()
@@ -87,6 +90,40 @@ def test_a_comparison_says_what_is_missing():
         assert whole.words.count(layer) >= 4 + 6 + 3
 
 
+def test_only_a_short_training_is_said_to_be_short():
+    short = results()
+    assert "So short a training" in check(compare_page(short)).words
+    short.settings["scaled"] = True
+    assert "So short a training" not in check(compare_page(short)).words
+
+
+def test_a_page_says_what_its_numbers_are_of():
+    selective, linear = (" ".join(check(explained(k)).words.split()) for k in ("mamba", "s4"))
+    for words in (selective, linear):
+        assert words.count("without the skip D u[t]") == 2
+        assert "All that the scan knows of the past is its state: " in words
+        assert "the layer knows of the past" not in words
+    assert "who also knows every step and B, gives the input" in selective
+    assert "The short convolution keeps a few inputs of its own" in selective
+    assert "every step and B" not in linear
+    assert "short convolution keeps" not in linear
+    # A beginning stands out where the state is the same at every token, and where it does.
+    first = "The first tokens stand out"
+    for kind, text_of, said in (
+        ("s4", HOSTILE[:40], True),
+        ("s4d", HOSTILE[:40], True),
+        ("s4", HOSTILE[:2], False),
+        ("mamba", HOSTILE[:40], False),
+        ("mamba", HOSTILE[:2], False),
+        ("mamba2", HOSTILE[:40], False),
+    ):
+        assert (first in check(explained(kind, text_of)).words) == said, (kind, text_of)
+    assert first not in check(explained("s4", HOSTILE[:40], last=12)).words
+    of_all, of_last = (check(explained("mamba", HOSTILE * 3, last)).words for last in (None, 900))
+    assert "together 5% of the sum at most" in of_all
+    assert "together 5% of the sum over the tokens shown at most" in of_last
+
+
 def test_bars_are_as_long_as_their_numbers():
     page = check(compare_page(results(("mamba", "lstm"), 1)))
     widths = [each["style"] for each in page.named("i")]
@@ -101,7 +138,7 @@ def test_bars_are_as_long_as_their_numbers():
         "50.0%",
         "57.0%",
         "100.0%",
-        "induction heads, % right at 1,024",
+        "induction heads, % of 64 answers right at 1,024 tokens",
     ):
         assert words in page.words
 
@@ -114,10 +151,34 @@ def test_axes_hold_their_values():
         assert marks[-1] / marks[0] >= 5
         assert 3 <= len(marks) <= 21
         assert all(b > a for a, b in pairwise(marks))
-    assert [compact(x) for x in (0.05, 12, 1000, 50_000, 2e6, 3e9)] == [
-        *("0.05", "12", "1k", "50k", "2M", "3G"),
-    ]
-    assert [volume(x) for x in (896, 1000, 1e7, 2e9)] == ["896 B", "1 KB", "10 MB", "2 GB"]
+
+
+def test_a_number_is_written_in_one_way():
+    """A table and an axis of one page show the same bytes and the same speed in the same words."""
+    shown = {
+        0.05: "0.05",
+        12: "12",
+        1000: "1,000",
+        51_234: "51,234",
+        2e6: "2M",
+        999_700: "1M",
+        3e9: "3G",
+    }
+    assert {x: number(x) for x in shown} == shown
+    shown = {
+        896: "896 B",
+        1000: "1 KB",
+        19_001: "19 KB",
+        999_700: "1 MB",
+        1e7: "10 MB",
+        2e9: "2 GB",
+    }
+    assert {x: amount(x) for x in shown} == shown
+    assert {each.amount for each in figures(results())} == {amount, number}
+    words = check(compare_page(results(("mamba", "lstm"), 1))).words
+    for layer, size in (("mamba", 19_000), ("lstm", 19_001)):
+        assert f"{layer}, 256: {amount(size)}" in words  # of the figure
+    assert words.count(amount(19_000)) >= 2 * 9 * 2 + 4  # and of the table
 
 
 def test_names_keep_apart_and_stay_inside():
@@ -131,6 +192,29 @@ def test_names_keep_apart_and_stay_inside():
 
 def test_parts_of_a_page():
     assert text("a\x07<b>\n'\ud800") == "a\ufffd&lt;b&gt;\n&#x27;\ufffd"
+    for name, character in {
+        "no-break space": "\xa0",
+        "soft hyphen": "\xad",
+        "ideographic space": "\u3000",
+        "zero width joiner": "\u200d",
+        "zero width non-joiner": "\u200c",
+        "line separator": "\u2028",
+        "unassigned": "\u0378",
+        "private use": "\ue000",
+        "tabulation": "\t",
+        "line feed": "\n",
+    }.items():
+        assert text(f"a{character}b") == f"a{character}b", name
+    for name, character in {
+        "null": "\0",
+        "carriage return": "\r",
+        "escape": "\x1b",
+        "delete": "\x7f",
+        "next line": "\x85",
+        "high surrogate": "\ud800",
+        "low surrogate": "\udfff",
+    }.items():
+        assert text(f"a{character}b") == "a\ufffdb", name
     drawn = drawing('a "drawing"', 10, lambda width: f"<path d='M{width}'/>")
     assert 'viewBox="0 0 800 10" role="img" aria-label="a &quot;drawing&quot;"' in drawn
     assert 'class="narrow" viewBox="0 0 360 10"' in drawn

@@ -5,6 +5,7 @@ shows the one that fits. A number of a page is in the text of the page, never in
 """
 
 import html
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 WIDE, NARROW = 800, 360
@@ -57,9 +58,17 @@ def document(title: str, style: str, parts: Iterable[str]) -> str:
     )
 
 
+def prints(character: str) -> bool:
+    """Whether a page or a terminal can show a character: no control character, no half of a surrogate pair.
+
+    All else passes: spaces of every width, joiners, soft hyphens, and what this Python's Unicode does not know yet.
+    """
+    return unicodedata.category(character) not in ("Cc", "Cs")
+
+
 def text(words: str) -> str:
-    """Text of a page; what no page may hold, control characters and halves of surrogate pairs, as U+FFFD."""
-    held = "".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in words)
+    """Text of a page; what does not print, but for tabs and ends of lines, as U+FFFD."""
+    held = "".join(c if prints(c) or c in "\n\t" else "\ufffd" for c in words)
     return html.escape(held)
 
 

@@ -53,6 +53,8 @@ def test_an_interrupt_keeps_what_was_measured(
         (["--model=rnn"], "--model rnn: choose mamba"),
         (["--only=speed"], "--only speed: choose training, generation or quality"),
         (["--task=parity"], "--task parity: choose text, selective-copying or induction-heads"),
+        (["a.txt", "--only=training"], "a.txt would not be read: --only leaves quality out"),
+        (["a.txt", "--task=induction-heads"], "a.txt would not be read: --task leaves text out"),
         (["--scaled"], "--quick and --scaled exclude each other"),
         (["--only=training", "--task=text"], "--task says what is learned: add --only quality"),
         (["--html=taken.html"], "--html taken.html is there already"),

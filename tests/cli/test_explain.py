@@ -6,6 +6,7 @@ import pytest
 import adder
 from adder.cli.explain_figures import tokens_of
 from adder.cli.explain_page import pieces, visible
+from adder.cli.explain_report import _shown
 from adder.cli.main import main
 from adder.data.text import split_by_position
 from adder.data.vocabulary import Bytes
@@ -104,6 +105,7 @@ def test_a_table_of_80_columns_in_a_pipe(runs, capsys):
     assert "\x1b" not in "".join(lines)
     assert "\x07" not in "".join(lines)
     assert "the text tinted token by token needs a terminal with colours; --html draws it" in lines
+    assert "without the skip D u[t]" in " ".join(" ".join(lines).split())
     (held,) = [line for line in lines if line.startswith("held: ")]
     assert held.endswith("after token 59, of 4")
     model, vocabulary = open_model(runs / "mamba").reader()
@@ -151,13 +153,13 @@ def test_refusals(runs, tmp_path, line_of, sound_run):
         ((mamba, ""), "the text is empty"),
         ((mamba, "the Z"), "the vocabulary lacks"),
         (
-            (mamba, "the fox", "--horizon", 8),
+            (mamba, "the fox", "--last", 8),
             "there are 7 tokens up to token 6: give a smaller one, or a longer",
         ),
-        ((mamba, TEXT, "--tokens=9", "--horizon", 10), "give a smaller one, or a larger --tokens"),
+        ((mamba, TEXT, "--tokens=9", "--last", 10), "give a smaller one, or a larger --tokens"),
         (
-            (mamba, "the fox", "--token=3", "--horizon=5"),
-            "--horizon is 5, and there are 4 tokens up to token 3",
+            (mamba, "the fox", "--token=3", "--last=5"),
+            "--last is 5, and there are 4 tokens up to token 3",
         ),
         ((mamba, "the fox", "--force"), "--force needs --html"),
         ((mamba, "the fox", "-o", tmp_path), "is a folder"),
@@ -207,15 +209,21 @@ def test_words_for_tokens_and_numbers():
     assert [visible(each) for each in ("a", "", "\n", "\x1b[", "'")] == [
         *("'a'", "(part)", "'\\n'", "'\\x1b['", "'''"),
     ]
+    assert [visible(each) for each in ("\xa0", "a\u200db", "\u202e", "\u0378", "\ud800")] == [
+        *("'\\xa0'", "'a\\u200db'", "'\\u202e'", "'\u0378'", "'\\ud800'"),
+    ]
+    for character in ("a", "\t", "\xa0", "\u3000", "\u200d", "\xad", "\u0378"):
+        assert _shown(character) == character
+    assert [_shown(each) for each in ("\x07", "\x1b", "\r", "\ud800")] == ["?"] * 4
     assert [tokens_of(x) for x in (0.1234, 12.34, 1234.5, float("inf"))] == [
         *("0.123", "12.3", "1,234", "never"),
     ]
     assert [tokens_of(x) for x in (5, 99.94, 99.96)] == ["5.00", "99.9", "100"]
 
 
-def test_a_horizon_shows_the_last_tokens_alone(runs, tmp_path, capsys):
+def test_the_last_tokens_are_shown_alone(runs, tmp_path, capsys):
     path = tmp_path / "page.html"
-    command = ["explain", str(runs / "s4"), TEXT[:60], "--token=40", "--horizon=10", "--html"]
+    command = ["explain", str(runs / "s4"), TEXT[:60], "--token=40", "--last=10", "--html"]
     assert main([*command, str(path)]) == 0
     page = check(path.read_text(encoding="utf-8"))
     expected = TEXT[31:60].replace("\x07", "\ufffd").replace("\n", "\u21b5\n")
@@ -238,17 +246,23 @@ def test_a_long_beginning_that_was_forgotten_is_not_drawn(runs, tmp_path, as_jso
         said = int(drawn.split(" ", 1)[0])
         assert 200 < said < 300
         assert parts[:said].sum() <= 0.05 * parts.sum() < parts[: said + 1].sum()
-        assert drawn.startswith(f"{said} tokens before, 5% together\n{TEXT[said]}")
+        assert drawn.startswith(
+            f"{said} tokens before, together 5% of the sum at most\n{TEXT[said]}"
+        )
     assert len(page.tokens()) == 300 + sum(
         300 - int(each.split(" ", 1)[0]) for each in page.texts[1:]
     )
 
 
-def test_a_text_shorter_than_the_memory_is_said_to_be(runs, tmp_path, capsys):
+def test_fewer_tokens_than_the_memory_holds_are_said_to_be(runs, tmp_path, capsys):
     capsys.readouterr()
     path = tmp_path / "page.html"
-    assert main(["explain", str(runs / "s4"), "the fox", "--html", str(path)]) == 0
-    words = "The text is shorter than the median horizon of layers 0, 1: what they forget is not seen in it."
+    command = ["explain", str(runs / "s4"), "the fox ran over", "--tokens=7", "--html", str(path)]
+    assert main(command) == 0
+    words = (
+        "The 7 tokens that were read are fewer than the median horizon of layers 0, 1: what they forget is not seen "
+        "in them."
+    )
     assert words in " ".join(capsys.readouterr().out.split())
     assert words in check(path.read_text(encoding="utf-8")).words
 

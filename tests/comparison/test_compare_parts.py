@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from adder.comparison import quality, speed
 from adder.comparison import run as running
 from adder.comparison.match import match
 from adder.comparison.page import page as html_page
@@ -20,15 +21,17 @@ from adder.comparison.plan import (
     task_source,
     task_training,
 )
-from adder.comparison.quality import Answering, OutOfTime, Reading, train
+from adder.comparison.quality import Answering, Found, OutOfTime, Reading, train
 from adder.comparison.report import page
 from adder.comparison.results import Results
 from adder.comparison.run import Run
 from adder.comparison.speed import generation_times, training_times
+from adder.data.synthetic import make_synthetic
 from adder.data.text import Text
-from adder.errors import UsageError
+from adder.errors import AdderError, UsageError
 from adder.models import LanguageModel
 from adder.training.presets import find_synthetic_preset
+from adder.training.synthetic import Answers
 
 from ..pages import check
 
@@ -86,6 +89,22 @@ def test_training_times_rise_until_the_time_is_up() -> None:
         list(generation_times(model, (3, 8), tokens=1, deadline=later(-1)))
 
 
+def test_what_is_measured_several_times_is_expected_to_cost_as_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build("gru")
+    for took, deadline, fits in ((0.9, 1.8 * 4, False), (0.9, 1.8 * 5, True), (1.1, 3, True)):
+        # The next step takes twice as long; one of less than 2 s is made four times.
+        monkeypatch.setattr(speed, "_measured", lambda _, took=took: took)
+        times = training_times(model, (4, 8), limit=60, deadline=later(deadline - 0.5))
+        assert next(times) == (4, took)
+        if fits:
+            assert next(times) == (8, took)
+        else:
+            with pytest.raises(OutOfTime, match="8 and more: no time left"):
+                next(times)
+
+
 def test_text_is_learned_and_measured_in_windows_of_their_own() -> None:
     config = replace(
         task_training(replace(Plan(), steps={"text": 40}), "text", 0),
@@ -95,33 +114,74 @@ def test_text_is_learned_and_measured_in_windows_of_their_own() -> None:
     )
     subject = Reading(TEXT, config)
     model = build("mamba", 256)
-    before = subject.evaluate(model)["bits per byte"]
+    ((unit, before, asked),) = subject.evaluate(model)
+    assert (unit, asked) == ("bits per byte", 320)
     with torch.no_grad():
         ids = torch.from_numpy(subject.ids[:321])
         windows = ids[:320].view(10, 32), ids[1:].view(10, 32)
         logits = model.eval()(windows[0]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[1].flatten())
     assert before == pytest.approx(loss.item() / math.log(2), rel=1e-5)
-    after = train(model, subject, config, deadline=FAR)["bits per byte"]
-    assert after < before - 1
+    (after,) = train(model, subject, config, deadline=FAR)
+    assert after.value < before - 1
 
 
 def test_tasks_are_asked_at_every_length() -> None:
     plan = replace(Plan(), steps={"induction-heads": 2})
     source, lengths = task_source(plan, "induction-heads")
     config = replace(task_training(plan, "induction-heads", 0), evaluation_tokens=64)
-    found = train(
-        build("gru", source.vocab_size), Answering(source, config, lengths), config, deadline=FAR
-    )
-    assert list(found) == ["right at 64", "right at 256", "right at 1024"]
-    assert all(0 <= value <= 1 for value in found.values())
+    subject = Answering(source, config, lengths)
+    found = list(train(build("gru", source.vocab_size), subject, config, deadline=FAR))
+    assert [each.unit for each in found] == ["right at 64", "right at 256", "right at 1024"]
+    assert all(0 <= each.value <= 1 for each in found)
+    assert [each.asked for each in found] == [64] * 3
     with pytest.raises(OutOfTime, match="its 2 steps would take .* s, and 0 s were left"):
-        train(
-            build("gru", source.vocab_size),
-            Answering(source, config, lengths),
-            config,
-            deadline=later(-1),
-        )
+        list(train(build("gru", source.vocab_size), subject, config, deadline=later(-1)))
+
+
+class Clock:
+    """time.monotonic, moved by hand: every row costs its length in seconds, or its square."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, power: int = 1):
+        self.now, self.rows = 0.0, {}
+        monkeypatch.setattr(quality.time, "monotonic", lambda: self.now)
+
+        def ask(_model: Any, _source: Any, rows: int, length: int, _seed: int) -> Answers:
+            self.now += rows * length**power
+            self.rows[length] = rows
+            return Answers(rows, rows // 2, 1.0)
+
+        monkeypatch.setattr(quality, "answer", ask)
+
+
+def answering(lengths: tuple[int, ...]) -> Answering:
+    config = replace(task_training(Plan(), "induction-heads", 0), evaluation_tokens=20_000)
+    return Answering(make_synthetic("induction-heads", length=64), config, lengths)
+
+
+def test_enough_answers_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    found = list(answering((64, 256, 1024, 4096, 16_384, 65_536)).evaluate(build("gru")))
+    assert [each.asked for each in found] == [312, 78, 64, 64, 16, 16]
+    assert list(clock.rows.values()) == [312, 78, 64, 64, 16, 16]
+
+
+@pytest.mark.parametrize(("layer", "power"), [("gru", 1), ("transformer", 2)])
+def test_lengths_are_asked_until_the_time_is_up(
+    layer: str, power: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, power)
+    costs = [rows * length**power for length, rows in ((64, 312), (1024, 64), (16_384, 16))]
+    model, subject = build(layer), answering((64, 1024, 16_384))
+    found = subject.evaluate(model, sum(costs) + 1.0)
+    assert len(list(found)) == 3
+    clock.now = 0.0
+    found = subject.evaluate(model, sum(costs) - 1.0)
+    assert [next(found).unit, next(found).unit] == ["right at 64", "right at 1024"]
+    match = f"right at 16,384 tokens and more: 16 rows would take {costs[2]} s, and {costs[2] - 1}"
+    with pytest.raises(OutOfTime, match=match):
+        next(found)
+    assert isinstance(next(subject.evaluate(model, -1.0)), Found)  # the first in any case
 
 
 def test_scaled_tasks_are_those_of_train() -> None:
@@ -162,13 +222,16 @@ def test_a_whole_comparison(tiny: Plan) -> None:
     assert any("transformer, 32 tokens" in words for _, words in said)
     text = page(results)
     assert max(map(len, text.splitlines())) <= 80
-    for words in ("bits per byte", "induction heads, % right at 1024", "beside mamba", "16 tokens"):
+    question = "induction heads, % of 64 answers right at 1,024"
+    assert {row["asked"] for row in results.quality if row["unit"] == "right at 1024"} == {64}
+    for words in ("bits per byte", question, "beside mamba", "16 tokens"):
         assert words in text
     tree = results.to_dict()
     assert {row["layer"] for row in tree["exponents"]} == {"mamba", "transformer"}
     assert all(isinstance(row["training"], float) for row in tree["exponents"])
     drawn = html_page(results)
     assert len(check(drawn).named("svg")) == 2 * 3  # each for wide and narrow windows
+    assert check(drawn).words.count(f"{question} tokens") == 2  # bars and table
 
 
 def test_tasks_are_chosen(tiny: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +263,40 @@ def test_an_interrupt_keeps_what_was_measured(tiny: Plan) -> None:
     assert len(run.results.training) == 6
     assert "interrupted" in page(run.results)
     assert "interrupted" in html_page(run.results)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), AdderError("no memory"), OSError("no disk")]
+)
+def test_an_error_at_a_long_row_keeps_the_shorter_ones(
+    tiny: Plan, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_model: Any, _source: Any, rows: int, length: int, _seed: int) -> Answers:
+        if length == 1024:
+            raise error
+        return Answers(rows, rows, 1.0)
+
+    monkeypatch.setattr(quality, "answer", ask)
+    plan = replace(
+        tiny, parts=("quality",), tasks=("induction-heads",), layers=("gru",), seeds=(0,)
+    )
+    run = Run(plan)
+    if isinstance(error, AdderError):
+        assert [row["why"] for row in run.run().left_out] == ["no memory"]
+    else:
+        with pytest.raises(type(error)):
+            run.run()
+    assert [(row["unit"], row["asked"]) for row in run.results.quality] == [
+        *(("right at 64", 312), ("right at 256", 78)),
+    ]
+
+
+def test_the_machine_is_the_one_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    plan = Plan(layers=("gru",), parts=("training",))
+    here = Run(plan).results.machine
+    assert Run(replace(plan, device="cuda:1")).results.machine == f"GPU of cuda:1, host {here}"
+    assert Run(replace(plan, device="meta")).results.machine == f"meta, host {here}"
 
 
 def test_names_are_escaped_in_the_page() -> None:

@@ -1,12 +1,16 @@
-"""How every benchmark runs on the command line: what is shown, and what is kept when it is interrupted."""
+"""How what measures runs on the command line: what is shown, and what is kept when it is interrupted."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adder.cli.checks import check_file
+
+if TYPE_CHECKING:
+    from adder.training.progress import Display
 
 
 class Figures(Protocol):
@@ -24,7 +28,9 @@ class Measuring(Protocol):
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
+    """How many steps, or parts of the time, are over, and what is measured now."""
+
     step: int
     words: str
 
@@ -37,6 +43,39 @@ def check_files(json_file: Path | None, figure: Path | None) -> None:
     for option, path in (("--json", json_file), ("--figure", figure)):
         if path is not None and str(path) != "-":
             check_file(option, path)
+
+
+def write_json(results: Figures, json_file: Path | None) -> None:
+    """Write the file; none is to be written where there is no name, or where "-" means standard output."""
+    from adder.files import json_bytes, replace_file
+
+    if json_file is not None and str(json_file) != "-":
+        replace_file(json_file, json_bytes(results.to_dict()))
+
+
+@contextmanager
+def kept(
+    display: "Display",
+    results: Figures,
+    page: Callable[[], str],
+    save: Callable[[], None],
+    json_file: Path | None,
+) -> Iterator[None]:
+    """Around a run: save and print what was measured, also where it is interrupted.
+
+    Args:
+        page: the results as tables; not asked for where json_file is "-".
+        save: writes the files.
+    """
+    try:
+        yield
+    finally:
+        display.close()
+        save()
+        if str(json_file) == "-":
+            print(json.dumps(results.to_dict(), ensure_ascii=False))
+        else:
+            print(page())
 
 
 def carry_out(
@@ -53,8 +92,8 @@ def carry_out(
         make: makes the run from what shows a step and what saves what is there.
         page, picture: the results as tables and as a PNG.
     """
-    from adder.files import json_bytes, replace_file
-    from adder.training.progress import Display, make_display
+    from adder.files import replace_file
+    from adder.training.progress import make_display
 
     display: Display | None = None
     done = 0
@@ -63,23 +102,14 @@ def carry_out(
         nonlocal done
         done += 1
         assert display is not None
-        display.update(_Moment(done, words))
+        display.update(Moment(done, words))
 
     def save() -> None:
-        if json_file is not None and str(json_file) != "-":
-            replace_file(json_file, json_bytes(results.to_dict()))
+        write_json(results, json_file)
 
     run = make(show, save)
     display = make_display(run.steps())
-    try:
+    with kept(display, results, page, save, json_file):
         run.run()
-    finally:
-        # Also where it is interrupted: what was measured is kept.
-        display.close()
-        save()
-        if str(json_file) == "-":
-            print(json.dumps(results.to_dict(), ensure_ascii=False))
-        else:
-            print(page())
     if figure is not None:
         replace_file(figure, picture())

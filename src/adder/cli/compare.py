@@ -1,11 +1,11 @@
 """`adder compare`: RNN, Transformer, S4 and Mamba at one size, measured on this machine."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adder.cli.bench_run import Moment, kept, write_json
 from adder.cli.checks import check_file, check_known, check_new_file
 from adder.errors import UsageError
 
@@ -50,7 +50,7 @@ def compare(
         bool,
         typer.Option(
             "--scaled",
-            help="Quality at the size of adder train TASK: rows of 256 tokens, up to ten minutes a model and task.",
+            help="Quality at the size of adder train TASK: rows of 256 tokens, minutes for each model and task.",
         ),
     ] = False,
     seeds: Annotated[
@@ -103,6 +103,10 @@ def compare(
         raise UsageError(
             f"{'--task' if task else '--scaled'} says what is learned: add --only quality"
         )
+    if source is not None:
+        for option, given, part in (("--only", only, "quality"), ("--task", task, "text")):
+            if given and part not in given:
+                raise UsageError(f"{source} would not be read: {option} leaves {part} out")
     changes: dict[str, Any] = {
         **{"source": source, "seeds": tuple(range(seeds))},
         **{"device": str(choose_device(device))},
@@ -125,34 +129,26 @@ def _run(plan: "Plan", json_file: Path | None, html_file: Path | None) -> None:
     from adder.comparison.page import page as html_page
     from adder.comparison.report import page
     from adder.comparison.run import Run
-    from adder.files import json_bytes, replace_file
-    from adder.training.progress import make_display
+    from adder.files import replace_file
+    from adder.training.progress import Display, make_display
+
+    display: Display | None = None
+
+    def show(share: float, words: str) -> None:
+        assert display is not None
+        display.update(Moment(min(_PARTS_OF_TIME, int(share * _PARTS_OF_TIME)), words))
+
+    run = Run(plan, show)
+
+    def save() -> None:
+        write_json(run.results, json_file)
+        if html_file is not None:
+            replace_file(html_file, html_page(run.results).encode("utf-8"))
+
+    def told() -> str:
+        where = "" if html_file is None else f"\n\nthe page is {html_file}"
+        return page(run.results) + where
 
     display = make_display(_PARTS_OF_TIME)
-    run = Run(plan, lambda share, words: display.update(_Moment(share, words)))
-    try:
+    with kept(display, run.results, told, save, json_file):
         run.run()
-    finally:
-        # Also where it is interrupted: what was measured is kept.
-        display.close()
-        results = run.results
-        if json_file is not None and str(json_file) != "-":
-            replace_file(json_file, json_bytes(results.to_dict()))
-        if html_file is not None:
-            replace_file(html_file, html_page(results).encode("utf-8"))
-        if str(json_file) == "-":
-            print(json.dumps(results.to_dict(), ensure_ascii=False))
-        else:
-            print(page(results))
-            if html_file is not None:
-                print(f"\nthe page is {html_file}")
-
-
-class _Moment:
-    """How much of the time is over, and what is measured now."""
-
-    def __init__(self, share: float, words: str):
-        self.step, self.words = min(_PARTS_OF_TIME, int(share * _PARTS_OF_TIME)), words
-
-    def __str__(self) -> str:
-        return self.words

@@ -39,10 +39,11 @@ def explain(
         int, typer.Option(help="The token whose sources to show, from 0; negative: from the last.")
     ] = -1,
     tokens: Annotated[int, typer.Option(help="Read so many tokens at most.", min=2)] = 512,
-    horizon: Annotated[
+    last: Annotated[
         int | None,
         typer.Option(
-            help="Draw what is shown of that token over so many tokens up to it [all].", min=2
+            help="Draw what is shown of that token over the last so many tokens up to it [all].",
+            min=2,
         ),
     ] = None,
     output: Annotated[
@@ -86,13 +87,13 @@ def explain(
     if len(ids) < 2:
         raise UsageError(f"{name} has {len(ids)} token, at least 2 are needed: give a longer text")
     seen = explain_model(model, ids[:tokens], layer=layer, token=token)
-    if horizon is not None and horizon > seen.row.token + 1:
+    if last is not None and last > seen.row.token + 1:
         raise UsageError(
-            f"--horizon is {horizon}, and there are {seen.row.token + 1} tokens up to token {seen.row.token}: "
+            f"--last is {last}, and there are {seen.row.token + 1} tokens up to token {seen.row.token}: "
             f"give a smaller one, or {'a larger --tokens' if len(ids) > tokens else 'a longer text'}"
         )
     words_of = tuple(pieces(vocabulary, seen.ids.tolist()))
-    report = Report(str(opened.path), name, len(ids), words_of, seen, horizon)
+    report = Report(str(opened.path), name, len(ids), words_of, seen, last)
     if output is not None:
         replace_file(output, page(report).encode("utf-8"))
     if as_json:

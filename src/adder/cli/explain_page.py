@@ -1,5 +1,6 @@
 """The page that `adder explain` writes: one file, drawn by hand, that asks nothing of any network."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import numpy as np
 
 from adder.cli import explain_figures as figures
 from adder.cli.explain_figures import tokens_of
-from adder.webpage import document, figure, table
+from adder.webpage import document, figure, prints, table
 from adder.webpage import text as escaped
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _BOUND = " Of S4 they are upper bounds: its low-rank part makes the state fade f
 class Report:
     """A model by its path, a text by its name, how many tokens it has, those that were read, and what was seen.
 
-    horizon: how many tokens, up to the one that is looked at, the figures of one token show; None shows all.
+    last: how many tokens, up to the one that is looked at, the figures of one token show; None shows all.
     """
 
     model: str
@@ -53,7 +54,7 @@ class Report:
     total: int
     pieces: tuple[str, ...]
     seen: "Explanation"
-    horizon: int | None = None
+    last: int | None = None
 
     @property
     def read(self) -> str:
@@ -63,11 +64,11 @@ class Report:
     @property
     def first(self) -> int:
         """The first token that the figures of one token show."""
-        return 0 if self.horizon is None else self.seen.row.token + 1 - self.horizon
+        return 0 if self.last is None else self.seen.row.token + 1 - self.last
 
     @property
     def longer(self) -> list[int]:
-        """The layers half of whose state remembers longer than the text is."""
+        """The layers half of whose state remembers longer than what was read."""
         count = len(self.pieces)
         layers = enumerate(self.seen.layers)
         return [i for i, memory in layers if memory.horizons(quantiles=(0.5,))[0] > count]
@@ -82,11 +83,18 @@ def pieces(vocabulary: "Vocabulary", ids: Sequence[int]) -> Iterator[str]:
 
 
 def visible(piece: str) -> str:
-    """A token as a word of a line: in quotes, with escapes for what does not print."""
+    """A token as a word of a line: in quotes, with escapes for what does not print.
+
+    What prints but is seen as nothing or as another space is escaped too, or two tokens would be one word.
+    """
     if not piece:
         return "(part)"  # of a character that ends with a later token
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in piece)
+    shown = "".join(c if prints(c) and _is_seen(c) else ascii(c)[1:-1] for c in piece)
     return f"'{shown}'"
+
+
+def _is_seen(character: str) -> bool:
+    return character == " " or unicodedata.category(character) not in ("Cf", "Zs", "Zl", "Zp")
 
 
 def page(report: Report) -> str:
@@ -101,19 +109,19 @@ def page(report: Report) -> str:
         f"<strong>{escaped(word)}</strong>.</p>",
     ]
     if report.longer:
-        parts.append(f'<p class="notice">{escaped(short_text(report))}</p>')
+        parts.append(f'<p class="notice">{escaped(few_tokens(report))}</p>')
     parts += [*_horizons(report), *_steps(report), *_row(report, word), *_recall(report)]
     parts += [*_kernels(report), *_taken(report, word), *_words()]
     return document(title, _STYLE, parts)
 
 
-def short_text(report: Report) -> str:
-    """That a text is shorter than what some layers remember."""
+def few_tokens(report: Report) -> str:
+    """That fewer tokens were read than some layers remember."""
     layers = report.longer
     named = ", ".join(map(str, layers[:8])) + (", ..." if len(layers) > 8 else "")
     return (
-        f"The text is shorter than the median horizon of layer{'s' * (len(layers) > 1)} {named}: what they forget is "
-        "not seen in it."
+        f"The {len(report.pieces):,} tokens that were read are fewer than the median horizon of "
+        f"layer{'s' * (len(layers) > 1)} {named}: what they forget is not seen in them."
     )
 
 
@@ -184,14 +192,15 @@ def _row(report: Report, word: str) -> list[str]:
     shares = report.seen.layers[row.layer].shares[first:]
     return [
         f"<h2>What layer {row.layer} read for token {row.token}, {escaped(word)}</h2>",
-        "<p>The part of each token in what the scan puts out there: sizes of the contributions, summed over the "
-        "channels. It is what attention would be in a Transformer. What the scan reads at a token holds some of the "
-        "tokens before it too: of the short convolution, and of the layers below.</p>",
+        "<p>The part of each token in what the scan puts out there, without the skip D u[t]: sizes of the "
+        "contributions, summed over the channels. It is what attention would be in a Transformer. What the scan reads "
+        "at a token holds some of the tokens before it too: of the short convolution, and of the layers below.</p>",
         _scale("0", f"{float(shares.max()):.1%}"),
         _tinted(report, shares, first, "share"),
         figure(
             figures.bars(shares, first, f"Part in the output at token {row.token}"),
-            f"The same as bars: parts of the output at token {row.token}. All tokens up to it make 100 %.",
+            f"The same as bars: parts of the output at token {row.token}. All tokens up to it make 100 %, "
+            "without the skip D u[t].",
         ),
     ]
 
@@ -203,6 +212,7 @@ def _recall(report: Report) -> list[str]:
     if recall is None or kept is None:
         return [head, "<p>A layer of the method dss has no state.</p>"]
     n, count = recall.state.shape[1], len(kept)
+    selective = seen.layers[row.layer].steps is not None
     close = slice(max(first, count - _CLOSE), count)
     order = np.argsort(-recall.held, kind="stable")
     chosen = dict.fromkeys(int(order[i]) for i in (0, len(order) // 2, len(order) - 1))
@@ -215,11 +225,15 @@ def _recall(report: Report) -> list[str]:
     ]
     return [
         head,
-        f"<p>All that the layer knows of the past is its state: {n} numbers for each channel. So it can hold the "
+        f"<p>All that the scan knows of the past is its state: {n} numbers for each channel. So it can hold the "
         f"inputs of {n} tokens at most; of the {count:,} up to here it holds "
         f"<strong>{tokens_of(float(kept.sum()))}</strong>, in the mean of the channels. 100 %: the best linear reader "
-        "of the state, to whom each number is known to a part in a thousand, gives the input of that token back; 0 %: "
-        "it is forgotten. What the model itself makes of its state may be less.</p>",
+        "of the state, to whom each number is known to a part in a thousand"
+        + (", and who also knows every step and B," if selective else ",")
+        + " gives the input of that token back; 0 %: it is forgotten. What the model itself makes of its state may be "
+        "less."
+        + (" The short convolution keeps a few inputs of its own, beside it." if selective else "")
+        + "</p>",
         _scale("0 %", "100 %"),
         _tinted(report, kept[first:], first, "kept", most=1.0),
         figure(
@@ -227,7 +241,7 @@ def _recall(report: Report) -> list[str]:
             "The same as bars: the part of each token's input that can be drawn from the state again."
             + (
                 " The first tokens stand out because nothing was read before them."
-                if first == 0 and kept[0] > 2 * kept.min()
+                if first == 0 and count > 1 and not selective and kept[0] > 2 * np.median(kept[1:])
                 else ""
             ),
         ),
@@ -304,7 +318,8 @@ def _words() -> list[str]:
     known = {
         "token": "What the model reads at once: a character, a byte or a piece of a word. Counted from 0.",
         "layer": "One block of the model, from 0, next to the text, to the last, next to the answer.",
-        "state": "The numbers that a layer carries from token to token: all that it knows of the past.",
+        "scan": "What a layer does with its state: at each token it lets it fade, adds the input, and reads it out.",
+        "state": "The numbers that a scan carries from token to token: all that it knows of the past.",
         "channel": "One of the signals that a layer reads, each with a state of its own.",
         "1/e": "37 %: after one horizon as much is left of a number in the state; after 4.6 horizons, 1 %.",
     }
@@ -337,7 +352,10 @@ def _tinted(
     if skipped < _CLOSE:
         skipped = 0
     else:
-        spans.append(f"<small>{skipped:,} tokens before, {_FAINT:.0%} together</small>\n")
+        of = "the sum" + " over the tokens shown" * (first > 0)
+        spans.append(
+            f"<small>{skipped:,} tokens before, together {_FAINT:.0%} of {of} at most</small>\n"
+        )
     start = first + skipped
     for position, piece in enumerate(report.pieces[start:], start=start):
         shown = escaped(piece).replace("\n", "<i>\u21b5</i>\n") or "<i>\u00b7</i>"

@@ -4,7 +4,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from adder.cli.explain_page import numbers, short_text, visible
+from adder.cli.explain_page import few_tokens, numbers, visible
+from adder.webpage import prints
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -72,9 +73,11 @@ def _legend(report: "Report") -> list[str]:
             f"held: how many tokens' inputs can be drawn from the state after token {seen.row.token}, of "
             f"{seen.recall.state.shape[1]} at most"
         )
-    lines.append("taken in: token, position, its part in what the layer's scan puts out")
+    lines.append(
+        "taken in: token, position, its part in what the layer's scan puts out, without the skip D u[t]"
+    )
     if report.longer:
-        lines.append(short_text(report))
+        lines.append(few_tokens(report))
     return lines
 
 
@@ -108,7 +111,7 @@ def _tinted(report: "Report") -> "Text":
 def _shown(character: str) -> str:
     if character == "\n":
         return "\u21b5\n" if _encodes("\u21b5") else "\n"
-    return character if character.isprintable() and _encodes(character) else "?"
+    return character if (prints(character) or character == "\t") and _encodes(character) else "?"
 
 
 def _encodes(character: str) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adder.comparison.report import title
+from adder.comparison.report import amount, number, title
 from adder.comparison.results import Results, Row
 from adder.webpage import drawing, figure, label, text
 
@@ -157,23 +157,6 @@ def apart(places: Sequence[float], lowest: float) -> list[float]:
     return found
 
 
-def compact(value: float) -> str:
-    """A number of an axis, in few letters."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def volume(size: float) -> str:
-    """Bytes, in the unit that fits."""
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
-
-
 def figures(results: Results) -> list[Figure]:
     """The figures that there are points for."""
 
@@ -192,7 +175,7 @@ def figures(results: Results) -> list[Figure]:
             "length of the row, tokens",
             "tokens a second",
             curves(results.training, "length", lambda row: row["length"] / row["seconds"]),
-            compact,
+            number,
         ),
         Figure(
             "How fast they write",
@@ -201,7 +184,7 @@ def figures(results: Results) -> list[Figure]:
             "context, tokens",
             "milliseconds a token",
             curves(results.generation, "context", lambda row: 1000 * row["seconds"]),
-            compact,
+            number,
         ),
         Figure(
             "What they keep in memory",
@@ -210,7 +193,7 @@ def figures(results: Results) -> list[Figure]:
             "context, tokens",
             "bytes",
             curves(results.generation, "context", lambda row: row["bytes"]),
-            volume,
+            amount,
         ),
     ]
     return [each for each in every if any(curve for _, _, curve in each.curves)]
@@ -231,7 +214,7 @@ def learned(results: Results) -> list[str]:
             f'background:var(--m{i % len(_COLOURS)})"></i></b><em>{_worth(means.get(layer), bits)}</em>'
             for i, layer in enumerate(results.layers)
         ]
-        groups.append(f"<div><h3>{text(question(task, unit))}</h3>{''.join(rows)}</div>")
+        groups.append(f"<div><h3>{text(question(results, task, unit))}</h3>{''.join(rows)}</div>")
     if not groups:
         return []
     tasks = dict.fromkeys(task for task, _ in results.questions())
@@ -245,8 +228,11 @@ def learned(results: Results) -> list[str]:
     tokens = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}"
     return [
         "<h2>What they learned</h2>",
-        f"<p>Every model learned from the same tokens of a task, {tokens} of them. So short a training shows how soon "
-        "a model learns something, not how far it gets."
+        f"<p>Every model learned from the same tokens of a task, {tokens} of them."
+        + (
+            " So short a training shows how soon a model learns something, not how far it gets."
+            * (not results.settings.get("scaled"))
+        )
         + (
             f" A bar is the mean of {seeds} trainings; the table below has their range."
             * (seeds > 1)
@@ -257,11 +243,9 @@ def learned(results: Results) -> list[str]:
     ]
 
 
-def question(task: str, unit: str) -> str:
-    """The title of a figure of quality, its length with the comma that other lengths have."""
-    words = title(task, unit)
-    front, _, last = words.rpartition(" ")
-    return f"{front} {int(last):,} tokens" if last.isdecimal() else words
+def question(results: Results, task: str, unit: str) -> str:
+    """The title of a figure of quality, where there is room to say what its length counts."""
+    return title(results, task, unit) + " tokens" * (not unit.startswith("bits"))
 
 
 def _worth(value: float | None, bits: bool) -> str:

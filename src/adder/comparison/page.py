@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from adder.comparison.figures import STYLE, figures, learned, question
-from adder.comparison.report import amount, quality, rate
+from adder.comparison.report import amount, number, quality
 from adder.comparison.results import Results, Row
 from adder.webpage import document, table, text
 
@@ -52,7 +52,10 @@ def _notices(results: Results) -> list[str]:
 def _summary(results: Results) -> list[str]:
     """The table of the story: what each is good at."""
     rows: list[list[str]] = [
-        [question(task, unit), *(quality(results, layer, task, unit) for layer in results.layers)]
+        [
+            question(results, task, unit),
+            *(quality(results, layer, task, unit) for layer in results.layers),
+        ]
         for task, unit in results.questions()
     ]
     for words, key, size in (
@@ -64,7 +67,7 @@ def _summary(results: Results) -> list[str]:
             here = {r["layer"]: r for r in measured if r[size] == at}
 
             def speed(row: Row, tokens: int = at if key == "training" else 1) -> str:
-                return rate(tokens / row["seconds"])
+                return number(tokens / row["seconds"])
 
             rows.append(
                 [

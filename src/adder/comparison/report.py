@@ -4,6 +4,7 @@ from adder.comparison.results import Results
 
 WIDTH = 80
 _COLUMN = 13
+_ROUNDED = 0.9995  # from so much of a unit on, three digits are a whole one
 
 
 def page(results: Results) -> str:
@@ -17,15 +18,19 @@ def page(results: Results) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes in the unit that fits."""
+    """Bytes in the unit that fits, to three digits."""
     for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        if size < _ROUNDED * 1000:
+            return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.1f} GB"
+    return f"{number(size)} GB"
 
 
-def rate(value: float) -> str:
+def number(value: float) -> str:
+    """Tokens a second, or milliseconds, in few letters: a table and an axis show the same."""
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= _ROUNDED * size:
+            return f"{value / size:.3g}{unit}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -44,11 +49,13 @@ def quality(results: Results, layer: str, task: str, unit: str) -> str:
     )
 
 
-def title(task: str, unit: str) -> str:
-    """What a figure of quality is called."""
+def title(results: Results, task: str, unit: str) -> str:
+    """What a figure of quality is called, with how many answers it is a share of."""
     if unit.startswith("bits"):
         return "text, bits per byte"
-    return f"{task.replace('-', ' ')}, % {unit}"
+    words, _, length = unit.rpartition(" ")
+    asked = results.asked(task, unit)
+    return f"{task.replace('-', ' ')}, % of {asked:,} answers {words} {int(length):,}"
 
 
 def _row(first: str, cells: list[str]) -> str:
@@ -88,7 +95,7 @@ def _quality(results: Results) -> list[list[str]]:
             row["tokens"] for row in results.quality if (row["task"], row["unit"]) == (task, unit)
         }
         cells = {layer: quality(results, layer, task, unit) for layer in results.layers}
-        heading = f"{title(task, unit)}, after {max(tokens):,} tokens"
+        heading = f"{title(results, task, unit)}, after {max(tokens):,} tokens"
         tables.append(_table(heading, results, [("", cells)]))
     return tables
 
@@ -99,7 +106,7 @@ def _training(results: Results) -> list[str]:
     rows = []
     for length in sorted({row["length"] for row in results.training}):
         cells = {
-            row["layer"]: rate(length / row["seconds"])
+            row["layer"]: number(length / row["seconds"])
             for row in results.training
             if row["length"] == length
         }
@@ -114,7 +121,7 @@ def _generation(results: Results) -> list[str]:
     for context in sorted({row["context"] for row in results.generation}):
         here = [row for row in results.generation if row["context"] == context]
         name = f"after {context:,}"
-        speed.append((name, {row["layer"]: rate(1 / row["seconds"]) for row in here}))
+        speed.append((name, {row["layer"]: number(1 / row["seconds"]) for row in here}))
         memory.append((name, {row["layer"]: amount(row["bytes"]) for row in here}))
     return [
         *_table("generation: tokens per second after a context", results, speed),

@@ -57,6 +57,11 @@ class Results:
             if (row["layer"], row["task"], row["unit"]) == (layer, task, unit)
         ]
 
+    def asked(self, task: str, unit: str) -> int:
+        """How many answers were asked of each model for a figure of quality, in one training."""
+        here = [row for row in self.quality if (row["task"], row["unit"]) == (task, unit)]
+        return max(int(row["asked"]) for row in here)
+
     def questions(self) -> list[tuple[str, str]]:
         """(task, unit) of every figure of quality, in the order they were measured."""
         return list(dict.fromkeys((row["task"], row["unit"]) for row in self.quality))

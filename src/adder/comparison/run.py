@@ -41,7 +41,7 @@ class Run:
         if "quality" in plan.parts and "text" in plan.tasks:
             self.text = read_source(plan.source)
         self.device = torch.device(plan.device)
-        self.results = Results(plan.to_dict(), machine())
+        self.results = Results(plan.to_dict(), _machine(self.device))
         for layer in plan.layers:
             found = match(layer, vocab_size=VOCABULARY, **SIZE)
             self.results.models.append(
@@ -126,9 +126,9 @@ class Run:
                     self.say(f"{words}, step {step}/{steps}")
 
             with self._left_out(task, layer):
-                for unit, value in train(model, subject, config, deadline=until, say=say).items():
+                for found in train(model, subject, config, deadline=until, say=say):
                     self.results.quality.append(
-                        {"layer": layer, "task": task, "seed": seed, "unit": unit, "value": value}
+                        {"layer": layer, "task": task, "seed": seed, **found._asdict()}
                         | {"tokens": config.steps * config.tokens_per_step}
                     )
 
@@ -152,3 +152,11 @@ class Run:
         torch.manual_seed(seed)
         config = match(layer, vocab_size=VOCABULARY, **SIZE).config
         return LanguageModel(replace(config, vocab_size=vocab_size)).to(self.device)
+
+
+def _machine(device: torch.device) -> str:
+    """The device that measures, in words; where it is no CPU, with its host."""
+    if device.type == "cpu":
+        return machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name}, host {machine()}"

@@ -12,7 +12,7 @@ from adder.models import LanguageModel
 from adder.models.decoder import Decoder
 
 READ_AT_ONCE = 512
-_ENOUGH = 2.0  # seconds: a step below it is measured several times
+_ENOUGH, _MORE = 2.0, 3  # seconds: after a step below it, so many more are measured
 _ENOUGH_OF_TOKENS, _MOST_TOKENS = 0.25, 5000  # seconds: short tokens are written more often
 
 
@@ -23,7 +23,7 @@ def training_times(
 
     Raises:
         OutOfTime: the step of a length took longer than `limit` seconds, or the next would pass the deadline
-            (of time.monotonic), taking it to cost what theory says of the last.
+            (of time.monotonic), taking its steps to cost what theory says of the last.
     """
     device = next(model.parameters()).device
     model.train()
@@ -31,7 +31,7 @@ def training_times(
     power = 2 if model.config.layer == "transformer" else 1
     before, last = 0, 0.0
     for length in lengths:
-        expected = last * (length / before) ** power if before else 0.0
+        expected = _spent(last * (length / before) ** power) if before else 0.0
         if last > limit:
             raise OutOfTime(f"{length} and more: a step on {before} took {last:.1f} s")
         if time.monotonic() + expected > deadline:
@@ -54,11 +54,16 @@ def training_times(
 
 
 def _measured(step: Callable[[], None]) -> float:
-    """The time of a step: of the first where that is long, else the median of three more."""
+    """The time of a step: of the first where that is long, else the median of more."""
     start = time.perf_counter()
     step()
     once = time.perf_counter() - start
-    return once if once > _ENOUGH else median_seconds({"": step}, repeats=3, warm_up=0)[""]
+    return once if once > _ENOUGH else median_seconds({"": step}, repeats=_MORE, warm_up=0)[""]
+
+
+def _spent(step: float) -> float:
+    """How long the measurement of a step of so many seconds takes."""
+    return step if step > _ENOUGH else (1 + _MORE) * step
 
 
 @torch.no_grad()

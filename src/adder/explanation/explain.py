@@ -40,7 +40,7 @@ class LayerMemory:
     steps: (l,), Delta of each token, the mean over channels (heads); None for S4 and S4D, whose step is constant.
     dt: (h,) or (h, m), the constant step sizes of S4 and S4D; None for the others.
     shares: (t + 1,), of each source position the part of all that the layer's scan took in for its output at the token
-        asked for: |contributions| of `Row`, summed over the channels.
+        asked for, without the skip: |contributions| of `Row`, summed over the channels.
     kept: (t + 1,), the part of each input of the scan that the state after the token asked for can still be read for:
         `Recall.kept`, the mean over the channels; None for S4D's method dss, which has no state.
     """

@@ -45,7 +45,7 @@ class Row:
 
     @property
     def shares(self) -> Numbers:
-        """(t + 1,): |contributions| summed over the channels, as parts of 1; zeros where nothing was taken in."""
+        """(t + 1,): |contributions| summed over channels, as parts of 1, without the skip; zeros where all are 0."""
         size = np.abs(self.contributions).sum(axis=1)
         return size / (size.sum() or 1.0)  # type: ignore[no-any-return]
 
