@@ -35,8 +35,8 @@ def gpu(
     """Measure this GPU, the operators, a Mamba block, and models of random weights.
 
     Limits come first: bytes copied, exponentials and matrix products in a second. Then all else
-    beside the time of its work at these limits, and beside mamba_ssm, causal_conv1d and fla where they
-    are installed. Device events, medians, random data. A few minutes; Ctrl-C keeps what was
+    beside the time of its work at these limits, and beside mamba_ssm, causal_conv1d and fla where
+    they are installed. Device events, medians, random data. A few minutes; Ctrl-C keeps what was
     measured.
     """
     check_files(json_file, figure)
