@@ -212,6 +212,16 @@ def two_hundred_thousand_steps() -> None:
         assert torch.equal(got, expected), name
 
 
+def sums_of_parts_of_two_to_the_31_numbers() -> None:
+    """The first of them, of two parts; int8, and for the CPU from NumPy, of which only what is met takes memory."""
+    size, device = 1 << 31, "cpu" if INTERPRETED else "cuda"
+    parts = torch.from_numpy(np.zeros(size + gpu.BLOCK, dtype=np.int8)).to(device)
+    parts[: gpu.BLOCK], parts[size:] = 1, 2
+    out = torch.full((gpu.BLOCK,), torch.nan, device=device)
+    gpu.gather_kernel[(1,)](parts, out, size // 128, size, 1, 2, 128, BLOCK=gpu.BLOCK)
+    assert torch.equal(out, torch.full_like(out, 3.0))
+
+
 def main(share: int = 0, shares: int = 1) -> None:
     """Try every case, or one share of them, as many processes compile faster; print each before it starts."""
     if INTERPRETED:
@@ -224,6 +234,7 @@ def main(share: int = 0, shares: int = 1) -> None:
         print(name, flush=True)
         assert_as_good_as_reference(on_device, state_space_dual_reference, inputs)
     others = [sequences_do_not_leak, steps_do_not_see_the_future, decays_at_the_ends_of_the_range]
+    others += [sums_of_parts_of_two_to_the_31_numbers]
     if not INTERPRETED:
         others += [the_same_bits, two_hundred_thousand_steps]
     for check in islice(others, share, None, shares):

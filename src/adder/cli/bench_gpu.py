@@ -8,8 +8,6 @@ import typer
 from adder.cli.bench_run import carry_out, check_files
 from adder.cli.checks import check_known
 
-PARTS = ("limits", "operators", "lengths", "block", "models")
-
 
 def gpu(
     quick: Annotated[
@@ -37,20 +35,22 @@ def gpu(
     """Measure this GPU, the operators, a Mamba block, and models of random weights.
 
     Limits come first: bytes copied, exponentials and matrix products in a second. Then all else
-    beside the least time that they allow, and beside mamba_ssm, causal_conv1d and fla where they
-    are installed. Device events, medians, random data. A few minutes; Ctrl-C keeps what was
+    beside the time of its work at these limits, and beside mamba_ssm, causal_conv1d and fla where
+    they are installed. Device events, medians, random data. A few minutes; Ctrl-C keeps what was
     measured.
     """
     check_files(json_file, figure)
-    check_known("--only", only, PARTS)
+
+    from adder.benchmark.gpu.plan import MINUTES, SECTIONS, plan_of
+
+    check_known("--only", only, SECTIONS)
 
     from adder.benchmark.gpu.figure import picture
-    from adder.benchmark.gpu.plan import MINUTES, plan_of
     from adder.benchmark.gpu.report import page
     from adder.benchmark.gpu.results import Results
     from adder.benchmark.gpu.run import Run
 
-    plan = plan_of(frozenset(only or PARTS), quick, MINUTES if minutes is None else minutes)
+    plan = plan_of(frozenset(only or SECTIONS), quick, MINUTES if minutes is None else minutes)
     results = Results(plan.to_dict())
     carry_out(
         lambda show, save: Run(plan, results, show, save),

@@ -100,6 +100,27 @@ def test_they_are_measured_beside_adder():
         "block": {"adder", "mamba_ssm"},
         "models": {"adder", "mamba_ssm", "Transformer"},
     }
+    differences = {
+        row["subject"]: (row["differs"], row["may_differ"])
+        for row in results.rows
+        if "differs" in row
+    }
+    assert set(differences) == {"mamba_ssm", "causal_conv1d", "fla", "torch"}
+    assert all(far <= may == 2**-5 for far, may in differences.values())
     text = page(results)
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("    mamba_ssm") > 5
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda y: 1.1 * y, lambda y: y * torch.nan, lambda y: y[..., :-1]]
+)
+def test_a_peer_that_computes_something_else_is_not_compared(wrong, monkeypatch):
+    right = peers.torch_convolution
+    monkeypatch.setattr(peers, "torch_convolution", lambda *inputs: wrong(right(*inputs)))
+    plan = tiny(scans=(), heads=(), kernels=None, sections=frozenset({"operators"}))
+    results = Results(plan.to_dict())
+    Run(plan, results, lambda _: None).run()
+    assert results.left_out == []
+    assert {each["name"] for each in results.to_dict()["ratios"]} == {"rms_norm", "gated_norm"}
+    assert "torch: not compared at short_convolution 1x8x4" in page(results)

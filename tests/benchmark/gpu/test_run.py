@@ -66,7 +66,7 @@ def test_the_page_fits_80_columns_and_the_rest_is_json_and_a_picture(whole):
         assert words in text
     facts = json.loads(json.dumps(whole.to_dict()))
     assert facts["benchmark"] == "adder bench gpu"
-    assert {row["peer"] for row in facts["ratios"]} == {"torch", "Transformer", "attention"}
+    assert {row["peer"] for row in facts["ratios"]} == {"torch"}
     assert picture(whole).startswith(b"\x89PNG")
 
 
@@ -187,3 +187,18 @@ def test_a_graph_of_all_calls_is_the_time_of_each(monkeypatch):
     for row in results.rows:
         assert row["graph_seconds"] < row["seconds"]
         assert row["of_floor"] == row["floor_seconds"] / row["graph_seconds"]
+
+
+def test_a_device_that_refuses_everything_is_a_line_for_each(monkeypatch):
+    """An error of CUDA that stays comes up again when memory is given back."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(HostClock, "free", refuse)
+    results = run([job("a", fails(ValueError("first"))), job("b", lambda _: [])])
+    assert results.complete
+    assert [row["why"] for row in results.left_out] == [
+        "ValueError: first",
+        "RuntimeError: CUDA error: an illegal memory access",
+    ]

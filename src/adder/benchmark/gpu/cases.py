@@ -35,6 +35,8 @@ class Case:
 
     exponentials, flops: of a forward pass; a backward pass computes the exponentials again, since nothing of their
     number may be stored, and has two products for each one. `type`: what the products are of.
+    ours: of a peer, adder's function of the same inputs, which its result is held against; across: the peer takes
+    signals (b d l) where adder takes (b l d).
     """
 
     name: str
@@ -47,6 +49,26 @@ class Case:
     type: str = "bfloat16"
     backward: bool = True
     graph: bool = True
+    ours: Callable[..., Tensor] | None = None
+    across: bool = False
+
+    def differs(self, inputs: tuple[Tensor, ...]) -> dict[str, float]:
+        """|theirs - ours| / |ours|, and what it may be: four times what numbers of the coarsest input are apart.
+
+        Each side rounds to that type what it gives out, and factors of its products.
+        """
+        if self.ours is None:
+            return {}
+        theirs = self.function(*inputs)
+        if self.across:
+            inputs = tuple(each.mT.contiguous() if each.ndim == 3 else each for each in inputs)
+        y = self.ours(*inputs)
+        y = y.mT if self.across else y
+        may = 4 * max(torch.finfo(each.dtype).eps for each in inputs)
+        if theirs.shape != y.shape:
+            return {"differs": math.inf, "may_differ": may}
+        far, size = torch.linalg.vector_norm(theirs.float() - y.float()), y.float().norm()
+        return {"differs": float(far / size), "may_differ": may}
 
     def work(self, read: int, written: int, backward: bool) -> Work:
         """Work for so many bytes of inputs and of output. Backward reads both once more and writes the gradients."""
@@ -91,7 +113,12 @@ def scans(plan: Plan, peers: dict[str, str], shape: Shape) -> Iterator[Case]:
     if is_there(peers, "mamba_ssm"):
         theirs = partial(ours, channels_last=False)
         function = functions.mamba_ssm_scan
-        yield Case("selective_scan", size, "mamba_ssm", function, theirs, exponentials=count)
+        yield Case(
+            *("selective_scan", size, "mamba_ssm", function, theirs),
+            exponentials=count,
+            ours=our_scan,
+            across=True,
+        )
 
 
 def loops(plan: Plan, shape: Shape) -> Iterator[Case]:
@@ -100,7 +127,10 @@ def loops(plan: Plan, shape: Shape) -> Iterator[Case]:
     draw = partial(draw_scan, plan.device, shape, plan.states)
     for subject, function in (("adder", our_scan), ("compiled loop", _compiled_loop())):
         yield Case(
-            "selective_scan", size, subject, function, draw, exponentials=count, backward=False
+            *("selective_scan", size, subject, function, draw),
+            exponentials=count,
+            backward=False,
+            ours=None if subject == "adder" else our_scan,
         )
 
 
@@ -139,7 +169,11 @@ def duals(plan: Plan, peers: dict[str, str], shape: Shape) -> Iterator[Case]:
     found += [("mamba_ssm", functions.mamba_ssm_dual)] if is_there(peers, "mamba_ssm") else []
     found += [("fla", functions.fla_dual)] if is_there(peers, "fla") else []
     for subject, function in found:
-        yield Case("state_space_dual", size_words(*shape), subject, function, draw, flops=flops)
+        yield Case(
+            *("state_space_dual", size_words(*shape), subject, function, draw),
+            flops=flops,
+            ours=None if subject == "adder" else our_dual,
+        )
 
 
 def memory_bound(plan: Plan, peers: dict[str, str], shape: Shape) -> Iterator[Case]:
@@ -155,15 +189,18 @@ def memory_bound(plan: Plan, peers: dict[str, str], shape: Shape) -> Iterator[Ca
     name = "short_convolution"
     yield Case(name, size, "adder", _convolve, convolution)
     if is_there(peers, "causal_conv1d"):
-        yield Case(name, size, "causal_conv1d", functions.causal_conv1d_convolution, across)
-    yield Case(name, size, "torch", functions.torch_convolution, across)
+        function = functions.causal_conv1d_convolution
+        yield Case(name, size, "causal_conv1d", function, across, ours=_convolve, across=True)
+    function = functions.torch_convolution
+    yield Case(name, size, "torch", function, across, ours=_convolve, across=True)
     for name, count, ours, theirs in (
         ("rms_norm", 1, rms_norm, functions.torch_norm),
         ("gated_norm", 2, gated_norm, functions.torch_gated_norm),
     ):
         inputs = draw(*[(b, l, d)] * count, (d,))
-        yield Case(name, size, "adder", partial(ours, eps=EPS), inputs)
-        yield Case(name, size, "torch", theirs, inputs)
+        function = partial(ours, eps=EPS)
+        yield Case(name, size, "adder", function, inputs)
+        yield Case(name, size, "torch", theirs, inputs, ours=function)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -199,7 +236,7 @@ def kernels(plan: Plan, h: int, n: int, l: int) -> Iterator[Case]:
         "adder",
         lambda A, P, B, C, dt: dplr_kernel(A, P, B, C, dt, l),
         low_rank,
-        flops=4.0 * h * n * l,
+        flops=2.0 * h * n * l,  # n real multiply-adds a tap, as for m = n / 2 complex poles
         type="float32",
         graph=False,  # its systems of equations are solved by a library that waits for the host
     )
@@ -209,4 +246,5 @@ def kernels(plan: Plan, h: int, n: int, l: int) -> Iterator[Case]:
 
     size = size_words(8, l, h)
     yield Case("long_convolution", size, "adder", long_convolution, signals)
-    yield Case("long_convolution", size, "torch", fourier_convolution, signals)
+    peer = fourier_convolution
+    yield Case("long_convolution", size, "torch", peer, signals, ours=long_convolution)

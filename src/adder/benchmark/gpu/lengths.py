@@ -29,9 +29,8 @@ def jobs(plan: Plan, peers: dict[str, str]) -> Iterable[Job]:
 
 
 def _scan(case: cases.Case, length: int, bench: Bench) -> Iterator[Row]:
-    with bench.clock.peak() as peak:
-        (row,) = operators.measure(replace(case, backward=False), bench)
-    yield {**row, "length": length, "peak_bytes": peak.bytes}
+    (row,) = operators.measure(replace(case, backward=False), bench)
+    yield {**row, "length": length}
 
 
 def _attention(length: int, bench: Bench) -> Iterator[Row]:
@@ -49,6 +48,8 @@ def _attention(length: int, bench: Bench) -> Iterator[Row]:
     with torch.no_grad():
         calls: list[Call] = [partial(attention, *each) for each in sets]
         found, graph, more = times_and_graph(bench, calls, graph=True)
+    more |= {"made_of": "scaled_dot_product_attention of torch"}
+    more |= {"sets": count, "cached": count * operators.bytes_of(first) <= clock.cache_bytes}
     work = Work(4.0 * first[0].nbytes, flops=2.0 * length**2 * heads * shape[-1])
     shape_words = size_words(*shape)
     yield row_of(bench, "forward", found, work, graph, length=length, shape=shape_words, **more)

@@ -15,7 +15,7 @@ LIMITS = ("copy", "exponentials", "bfloat16", "float32")
 
 @dataclass(frozen=True)
 class Work:
-    """The least that any implementation has to do: bytes, exponentials, and operations of products in a type.
+    """What an operator is made of: bytes, exponentials, and operations of products in a type.
 
     `bytes`: each input read once, each output written once.
     """
@@ -26,7 +26,13 @@ class Work:
     type: str = "bfloat16"
 
     def floor(self, rates: dict[str, float]) -> tuple[float, str] | None:
-        """Seconds below which no implementation comes, and what they are spent on; None without the rates."""
+        """Seconds of the work at these ceilings, and which of them takes the longest; None without the rates.
+
+        Each is of one kind of unit: copies of the memory, exponentials of the special function units, bfloat16 products
+        of the tensor cores, float32 products of what torch.mm takes (without TF32, the multiply-add units). Work that
+        is moved to other units may take less: exponentials made of multiply-adds, a float32 product made of six of
+        bfloat16.
+        """
         amounts = {"copy": self.bytes, "exponentials": self.exponentials, self.type: self.flops}
         if any(amount and name not in rates for name, amount in amounts.items()):
             return None

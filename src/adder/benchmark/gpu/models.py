@@ -140,7 +140,13 @@ def _prompt(config: LanguageModelConfig, length: int, bench: Bench) -> Iterator[
     times = clock.times(calls)
     work = model_work.of_prompt(config, weight_bytes(model), length)
     rate = length / times.median
-    yield row_of(bench, "forward", times, work, tokens_per_second=rate, peak_bytes=peak.bytes)
+    more: Row = {"tokens_per_second": rate, "peak_bytes": peak.bytes}
+    yield row_of(bench, "forward", times, work, **more, **_made_of(config))
+
+
+def _made_of(config: LanguageModelConfig) -> Row:
+    """The Transformer is adder's own and no peer: no kernel of it is fused but that of its attention."""
+    return {} if config.layer == "mamba" else {"made_of": "eager PyTorch"}
 
 
 def _read(model: LanguageModel, ids: Tensor, state: Any) -> object:
@@ -181,6 +187,7 @@ def _token(config: LanguageModelConfig, streams: int, bench: Bench) -> Iterator[
     if decoder.refusal is None:  # what a token takes without what the host does for it
         graph, why = graph_times(bench, [lambda: decoder.step(ids, now)])
         more |= why if graph is None else {"device_seconds": graph.median}
+    more |= _made_of(config)
     yield row_of(bench, "token", times, work, way=decoder.refusal or "kernels", **more)
 
 
@@ -225,4 +232,5 @@ def _training(
         times = clock.times(calls, budget=5 * clock.budget)
     rate = b * l / times.median
     work = model_work.of_training(config, b * l)
-    yield row_of(bench, "step", times, work, tokens_per_second=rate, peak_bytes=peak.bytes)
+    more: Row = {"tokens_per_second": rate, "peak_bytes": peak.bytes}
+    yield row_of(bench, "step", times, work, **more, **_made_of(config))

@@ -2,12 +2,13 @@
 
 import textwrap
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from adder.benchmark.gpu.peers import NOT_INSTALLED
-from adder.benchmark.gpu.results import KEY, Results, best, ratios, work_of
+from adder.benchmark.gpu.results import KEY, Results, agrees, best, ratios, work_of
 
-WIDTH, NAME_WIDTH = 80, 40
+WIDTH, NAME_WIDTH, LENGTH_WIDTH = 80, 40, 19
 LIMIT_WORDS = {
     "copy": ("copy, bytes read plus written", 1e12, "TB/s"),
     "exponentials": ("exponentials", 1e12, "T/s"),
@@ -24,6 +25,7 @@ def page(results: Results) -> str:
         _head(results),
         _limits(results.limits),
         _operators(results),
+        _different(results.rows),
         _equal_runs(results.rows),
         _lengths(results),
         _models(results, "block", "block, bf16 autocast"),
@@ -96,6 +98,21 @@ def _grouped(rows: list[Row]) -> Iterable[Row]:
         yield from sorted(group, key=lambda row: row["subject"] != "adder")
 
 
+def _different(rows: list[Row]) -> list[str]:
+    """A line for each peer whose result is not ours."""
+    found: list[str] = []
+    for row in rows:
+        if not agrees(row):
+            words = (
+                f"{row['subject']}: not compared at {row['name']} {row['size']}: its result "
+                f"differs from adder's by {row['differs']:.2g} of it; rounding explains "
+                f"{row['may_differ']:.2g}"
+            )
+            found.append(words)
+    lines = [textwrap.wrap(each, WIDTH, subsequent_indent="  ") for each in dict.fromkeys(found)]
+    return list(chain.from_iterable(lines))
+
+
 def _equal_runs(rows: list[Row]) -> list[str]:
     lines: list[str] = []
     for row in rows:
@@ -115,16 +132,17 @@ def _lengths(results: Results) -> list[str]:
         return []
     subjects = list(dict.fromkeys(row["subject"] for row in rows))
     titles = ["selective_scan" if name == "adder" else name for name in subjects]
-    head = "".join(f"{name:>16}" for name in titles)
-    lines = [f"{'length, forward, ms':<21}{'floor':>8}{'share':>7}{head}"[:WIDTH]]
+    width = min(16, (WIDTH - LENGTH_WIDTH - 15) // len(subjects))
+    head = "".join(f"{name:>{width}}" for name in titles)
+    lines = [f"{'length, forward, ms':<{LENGTH_WIDTH}}{'floor':>8}{'share':>7}{head}"]
     for length in sorted({row["length"] for row in rows}):
         found = {row["subject"]: row for row in rows if row["length"] == length}
         ours = found.get("adder", {})
         cells = "".join(
-            f"{_ms(best(found[name])) if name in found else '-':>16}" for name in subjects
+            f"{_ms(best(found[name])) if name in found else '-':>{width}}" for name in subjects
         )
         floor, share = _floor(ours), _percent(ours.get("of_floor"))
-        lines.append(f"  {length:<19,}{floor:>8}{share:>7}{cells}"[:WIDTH])
+        lines.append(f"  {length:<{LENGTH_WIDTH - 2},}{floor:>8}{share:>7}{cells}")
     return lines
 
 
@@ -139,7 +157,7 @@ def _models(results: Results, section: str, title: str) -> list[str]:
     for row in _grouped(rows):
         name = f"  {row['name']} {row['size']}"
         if row["subject"] != "adder":
-            name = f"    {row['subject']}"
+            name = ", ".join(filter(None, (f"    {row['subject']}", row.get("made_of"))))
         rate = f"{row['tokens_per_second']:,.0f}" if "tokens_per_second" in row else ""
         memory = "" if row.get("peak_bytes") is None else f"{row['peak_bytes'] / 1e6:.0f}"
         times = _times(faster.get((work_of(row), row["subject"])))

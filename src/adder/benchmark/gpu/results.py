@@ -5,6 +5,10 @@ from typing import Any
 
 Row = dict[str, Any]
 KEY = ("section", "name", "size", "pass")  # what rows have in common that do the same work
+OTHER_WORK = (
+    "attention",
+    "Transformer",
+)  # stand beside a scan and a Mamba, and compute something else
 
 
 @dataclass
@@ -29,12 +33,6 @@ class Results:
         """Keep a row; a limit has a list of its own."""
         (self.limits if "limit" in row else self.rows).append(row)
 
-    def find(self, **wanted: object) -> Row | None:
-        """Return the first row that has these values."""
-        return next(
-            (row for row in self.rows if all(row.get(k) == v for k, v in wanted.items())), None
-        )
-
     def of(self, section: str) -> list[Row]:
         """Return the rows of a section."""
         return [row for row in self.rows if row["section"] == section]
@@ -57,17 +55,27 @@ class Results:
 
 
 def ratios(rows: list[Row]) -> list[Row]:
-    """How many times faster adder is than each peer at the same work: both as graphs, or else both as called."""
+    """How many times faster adder is than each peer at the same work: both as graphs, or else both as called.
+
+    None of OTHER_WORK, nor of a peer whose result is not ours.
+    """
     ours = {work_of(row): row for row in rows if row["subject"] == "adder" and "seconds" in row}
     found = []
     for row in rows:
         mine = ours.get(work_of(row))
-        if row["subject"] == "adder" or "seconds" not in row or mine is None:
+        if row["subject"] in ("adder", *OTHER_WORK) or "seconds" not in row or mine is None:
+            continue
+        if not agrees(row):
             continue
         kind = "graph_seconds" if "graph_seconds" in row and "graph_seconds" in mine else "seconds"
         head = {name: row[name] for name in KEY}
         found.append({**head, "peer": row["subject"], "times_faster": row[kind] / mine[kind]})
     return found
+
+
+def agrees(row: Row) -> bool:
+    """Whether a row's result was not seen to differ from ours by more than rounding; NaN differs."""
+    return "differs" not in row or row["differs"] <= row["may_differ"]
 
 
 def work_of(row: Row) -> tuple[Any, ...]:

@@ -73,11 +73,15 @@ class Run:
         except CannotMeasure as error:
             why = str(error)
         except Exception as error:  # of an operator or a peer: the others go on
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            why = _words(error)
         if why:  # outside of the handler, where the error no longer holds the tensors of its frames
             self._leave_out(job, why)
             self.bench.shelf.clear()
-        self.bench.clock.free()
+        try:
+            self.bench.clock.free()
+        except Exception as error:  # an error of CUDA comes up again in every call
+            if not why:
+                self._leave_out(job, _words(error))
 
     def _leave_out(self, job: Job, why: str) -> None:
         self.results.left_out.append({**job.head, "why": why})
@@ -97,6 +101,10 @@ class Run:
                 yield from make(plan, peers)
         if "operators" in plan.sections:
             yield from operators.loop_jobs(plan)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _limit(name: str, bench: Bench) -> Iterable[Row]:

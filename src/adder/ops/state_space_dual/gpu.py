@@ -275,6 +275,8 @@ class Call:
         out = torch.empty(
             (self.b, self.l, self.g, self.n), dtype=self.x.dtype, device=self.x.device
         )
-        grid = (triton.cdiv(self.l * self.n, BLOCK), self.b * self.g)
-        gather_kernel[grid](parts, out, self.l, self.g, blocks, self.n, BLOCK=BLOCK)
+        # One axis: the others end at 65,535.
+        size = self.l * self.n
+        grid = (self.b * self.g * triton.cdiv(size, BLOCK),)
+        gather_kernel[grid](parts, out, self.l, size, self.g, blocks, self.n, BLOCK=BLOCK)
         return out

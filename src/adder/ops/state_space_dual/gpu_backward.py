@@ -385,15 +385,20 @@ def finish_kernel(
 
 
 @triton.jit
-def gather_kernel(parts, out, length, groups, blocks, n, BLOCK: tl.constexpr):
-    """The sum of parts (b g blocks l n) over the blocks, in the type of `out` (b l g n)."""
-    group, batch = tl.program_id(1) % groups, (tl.program_id(1) // groups).to(tl.int64)
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < length * n
-    parts += (batch * groups + group) * blocks * length * n + at
+def gather_kernel(parts, out, length, size, groups, blocks, n, BLOCK: tl.constexpr):
+    """The sum of parts (b g blocks l n) over the blocks, in the type of `out` (b l g n).
+
+    `size` is l n, which may be 2^31 and more: as an argument it is of 64 bits then.
+    """
+    tiles = tl.cdiv(size, BLOCK)
+    group = tl.program_id(0) // tiles % groups
+    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    at = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = at < size
+    parts += (batch * groups + group) * blocks * size + at
     total = tl.zeros((BLOCK,), tl.float32)
     for _ in range(0, blocks):
         total += tl.load(parts, mask=here, other=0.0)
-        parts += length * n
+        parts += size
     to = out + (batch * length + at // n) * groups * n + group * n + at % n
     tl.store(to, total.to(out.dtype.element_ty), mask=here)

@@ -47,13 +47,20 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def three_parts(x):
+    """float32 as a sum of three bfloat16, 24 bits, the largest first."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return high, middle, low
+
+
+@triton.jit
 def exact_product(a, b, total, PRECISION: tl.constexpr):
     """total + a b, a an operand and b float32: b is cut into three bfloat16, 24 bits, so that nothing is rounded."""
     if PRECISION == "bf16":
-        high = b.to(tl.bfloat16)
-        rest = b - high.to(tl.float32)
-        middle = rest.to(tl.bfloat16)
-        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        high, middle, low = three_parts(b)
         total = tl.dot(a, low, total)
         total = tl.dot(a, middle, total)
         return tl.dot(a, high, total)
@@ -65,10 +72,7 @@ def exact_product(a, b, total, PRECISION: tl.constexpr):
 def exact_sums(a, b, total, PRECISION: tl.constexpr):
     """total + a b, a float32, cut into three bfloat16, and b an operand."""
     if PRECISION == "bf16":
-        high = a.to(tl.bfloat16)
-        rest = a - high.to(tl.float32)
-        middle = rest.to(tl.bfloat16)
-        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        high, middle, low = three_parts(a)
         total = tl.dot(low, b, total)
         total = tl.dot(middle, b, total)
         return tl.dot(high, b, total)
