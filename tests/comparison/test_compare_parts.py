@@ -226,6 +226,9 @@ def test_a_whole_comparison(tiny: Plan) -> None:
     assert {row["asked"] for row in results.quality if row["unit"] == "right at 1024"} == {64}
     for words in ("bits per byte", question, "beside mamba", "16 tokens"):
         assert words in text
+    bits = results.quality_of("mamba", "text", "bits per byte")
+    assert f"{sum(bits) / 2:.3f}±{abs(bits[0] - bits[1]) / 2:.3f}" in text
+    assert "half of the range of 2 seeds" in text
     tree = results.to_dict()
     assert {row["layer"] for row in tree["exponents"]} == {"mamba", "transformer"}
     assert all(isinstance(row["training"], float) for row in tree["exponents"])

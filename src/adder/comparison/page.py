@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from adder.comparison.figures import STYLE, figures, learned, question
-from adder.comparison.report import amount, number, quality
+from adder.comparison.report import amount, number, quality, spread
 from adder.comparison.results import Results, Row
 from adder.webpage import document, table, text
 
@@ -81,6 +81,8 @@ def _summary(results: Results) -> list[str]:
     if not rows:
         return []
     caption = "Tokens in a row or a context; - is not measured."
+    if words := spread(results):
+        caption += f" {words}."
     return ["<h2>All in one table</h2>", table(caption, ["", *results.layers], rows)]
 
 

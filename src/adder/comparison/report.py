@@ -1,5 +1,7 @@
 """A comparison as a table for a terminal of 80 columns."""
 
+import statistics
+
 from adder.comparison.results import Results
 
 WIDTH = 80
@@ -35,18 +37,15 @@ def number(value: float) -> str:
 
 
 def quality(results: Results, layer: str, task: str, unit: str) -> str:
-    """The mean over the seeds, with the least and the largest where there are several."""
+    """The mean over the seeds, and half of the range where there are several."""
     values = results.quality_of(layer, task, unit)
     if not values:
         return "-"
-    places = 3 if unit.startswith("bits") else 1
-    factor = 1 if unit.startswith("bits") else 100
-    mean = sum(values) / len(values) * factor
+    places, factor = (3, 1) if unit.startswith("bits") else (1, 100)
+    mean = f"{factor * statistics.mean(values):.{places}f}"
     if len(values) == 1:
-        return f"{mean:.{places}f}"
-    return (
-        f"{mean:.{places}f} ({min(values) * factor:.{places}f}-{max(values) * factor:.{places}f})"
-    )
+        return mean
+    return f"{mean}±{factor * (max(values) - min(values)) / 2:.{places}f}"
 
 
 def title(results: Results, task: str, unit: str) -> str:
@@ -56,6 +55,12 @@ def title(results: Results, task: str, unit: str) -> str:
     words, _, length = unit.rpartition(" ")
     asked = results.asked(task, unit)
     return f"{task.replace('-', ' ')}, % of {asked:,} answers {words} {int(length):,}"
+
+
+def spread(results: Results) -> str:
+    """What ± means, where there are several seeds."""
+    seeds = len(results.settings.get("seeds", ()))
+    return f"± is half of the range of {seeds} seeds" if seeds > 1 else ""
 
 
 def _row(first: str, cells: list[str]) -> str:
@@ -97,6 +102,8 @@ def _quality(results: Results) -> list[list[str]]:
         cells = {layer: quality(results, layer, task, unit) for layer in results.layers}
         heading = f"{title(results, task, unit)}, after {max(tokens):,} tokens"
         tables.append(_table(heading, results, [("", cells)]))
+    if tables and (words := spread(results)):
+        tables.append([words])
     return tables
 
 

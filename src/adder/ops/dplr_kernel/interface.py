@@ -55,7 +55,7 @@ def dplr_kernel(
         TypeError: a type disagrees; the messages name the argument.
 
     Numbers: everything of size (h, n, n) is float64; float32 kernels round at the end, and their product sums n terms.
-    Cost: about 2 n l multiply-adds for each output of a system, and n^3 log2(sqrt(l)) to build the tables.
+    Cost: about n l multiply-adds for each output of a system, and n^3 log2(sqrt(l)) to build the tables.
 
     Example:
         >>> Lambda, B = torch.full((1, 1), -0.5 + 3.0j), torch.ones(1, 1, dtype=torch.complex64)

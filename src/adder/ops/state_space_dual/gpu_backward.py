@@ -1,7 +1,7 @@
-"""The Triton kernels of state space duality's backward pass: what remains when states and gradients are passed on.
+"""The Triton kernels of state space duality's backward pass. The names are those of README.md.
 
-The names are those of README.md. e is added up from float32 products of exact operands, as gradients of A and dt_bias
-are sums over all steps; what leaves in the type of the signals is made of rounded operands.
+e is added up from float32 products of exact operands, as gradients of A and dt_bias are sums over all steps; what
+leaves in the type of the signals is made of rounded operands.
 """
 
 import triton
@@ -374,11 +374,10 @@ def finish_kernel(
         behind = t >= (tile + 1) * M
         part = columns + (chunk_of_head * (T // M) + tile) * T + t
         e += tl.where(behind, tl.cumsum(tl.load(part, mask=behind, other=0.0), 0), 0.0)
-    by_x, slope = tl.load(dx_x + at), tl.load(slopes + at)
-    out = e * tl.load(A + head) + by_x
+    slope = tl.load(slopes + at)
+    out = e * tl.load(A + head) + tl.load(dx_x + at)
     out = tl.where(slope == 0.0, 0.0, out * slope)
-    to = ddt + (batch * length + row) * heads + head
-    tl.store(to, out.to(ddt.dtype.element_ty), mask=inside)
+    tl.store(ddt + (batch * length + row) * heads + head, out.to(ddt.dtype.element_ty), mask=inside)
     part = (batch * chunks + chunk) * heads + head
     tl.store(dA + part, tl.sum(tl.where(inside, e * tl.load(steps + at), 0.0), 0))
     tl.store(dbias + part, tl.sum(tl.where(inside, out, 0.0), 0))
@@ -386,13 +385,10 @@ def finish_kernel(
 
 @triton.jit
 def gather_kernel(parts, out, length, size, groups, blocks, n, BLOCK: tl.constexpr):
-    """The sum of parts (b g blocks l n) over the blocks, in the type of `out` (b l g n).
-
-    `size` is l n, which may be 2^31 and more: as an argument it is of 64 bits then.
-    """
+    """The sum of parts (b g blocks l n) over the blocks, as `out` (b l g n). `size` is l n, of 64 bits from 2^31 on."""
     tiles = tl.cdiv(size, BLOCK)
-    group = tl.program_id(0) // tiles % groups
-    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    rest, group = tl.program_id(0) // tiles, tl.program_id(0) // tiles % groups
+    batch = (rest // groups).to(tl.int64)
     at = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < size
     parts += (batch * groups + group) * blocks * size + at
@@ -400,5 +396,5 @@ def gather_kernel(parts, out, length, size, groups, blocks, n, BLOCK: tl.constex
     for _ in range(0, blocks):
         total += tl.load(parts, mask=here, other=0.0)
         parts += size
-    to = out + (batch * length + at // n) * groups * n + group * n + at % n
-    tl.store(to, total.to(out.dtype.element_ty), mask=here)
+    out += (batch * length + at // n) * groups * n + group * n + at % n
+    tl.store(out, total.to(out.dtype.element_ty), mask=here)
