@@ -125,17 +125,26 @@ def _lengths(models: list[Row]) -> list[str]:
 
 
 def _left_out(rows: list[Row]) -> list[str]:
-    """One entry for each reason: who, in what, why."""
+    return left_out(
+        (
+            f"{row['subject']} {row['precision']}".strip(),
+            row["why"],
+            _task_words(*same_task(row)) if "task" in row else "",
+        )
+        for row in rows
+    )
+
+
+def left_out(entries: Iterable[tuple[str, str, str]]) -> list[str]:
+    """One entry for each reason, of (who, why, in what)."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        who = f"{row['subject']} {row['precision']}".strip()
-        task = _task_words(*same_task(row)) if "task" in row else ""
-        groups.setdefault((who, row["why"]), []).append(task)
+    for who, why, what in entries:
+        groups.setdefault((who, why), []).append(what)
     if not groups:
         return []
     lines = ["left out"]
-    for (who, why), tasks in groups.items():
-        named = "; ".join(dict.fromkeys(task for task in tasks if task))
+    for (who, why), works in groups.items():
+        named = "; ".join(dict.fromkeys(what for what in works if what))
         words = f"{who}: {why}" + (f" ({named})" if named else "")
         lines += textwrap.wrap(
             words,

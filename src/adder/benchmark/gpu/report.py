@@ -7,8 +7,9 @@ from typing import Any
 
 from adder.benchmark.gpu.peers import NOT_INSTALLED
 from adder.benchmark.gpu.results import KEY, Results, agrees, best, ratios, work_of
+from adder.benchmark.report import WIDTH, left_out
 
-WIDTH, NAME_WIDTH, LENGTH_WIDTH = 80, 40, 19
+NAME_WIDTH, LENGTH_WIDTH = 40, 19
 LIMIT_WORDS = {
     "copy": ("copy, bytes read plus written", 1e12, "TB/s"),
     "exponentials": ("exponentials", 1e12, "T/s"),
@@ -169,24 +170,14 @@ def _models(results: Results, section: str, title: str) -> list[str]:
 
 
 def _left_out(rows: list[Row]) -> list[str]:
-    """One entry for each reason: who, in what, why."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        what = " ".join(row[name] for name in KEY if name != "section" and row.get(name))
-        groups.setdefault((row["subject"], row["why"]), []).append(what)
-    if not groups:
-        return []
-    lines = ["left out"]
-    for (who, why), works in groups.items():
-        words = f"{who}: {why} ({'; '.join(dict.fromkeys(works))})"
-        lines += textwrap.wrap(
-            words,
-            WIDTH,
-            initial_indent="  ",
-            subsequent_indent="    ",
-            break_on_hyphens=False,
+    return left_out(
+        (
+            row["subject"],
+            row["why"],
+            " ".join(row[name] for name in KEY if name != "section" and row.get(name)),
         )
-    return lines
+        for row in rows
+    )
 
 
 def _floor(row: Row) -> str:
