@@ -154,7 +154,7 @@ SYNTHETIC_PRESETS = {
             ),
             (
                 "induction-heads",
-                # How far beyond 256 tokens it reaches hangs on the seed (README, Figures); more steps make it no better.
+                # How far beyond 256 tokens it reaches hangs on the seed (README); more steps do not help.
                 {
                     **{"steps": 6000, "batch_size": 16, "weight_decay": 0.0, "beta2": 0.999},
                     **{"learning_rate": 2e-3, "minimum_learning_rate": 1e-3},
