@@ -115,9 +115,9 @@ class _Lists(Synthetic):
     def shortest(self) -> int:
         return 2 * self.tokens
 
+    @abstractmethod
     def _places(self, random: np.random.Generator, rows: int, room: int) -> Ids:
         """Where the symbols stand, (b tokens), rising."""
-        raise NotImplementedError
 
     def _draw(self, random: np.random.Generator, rows: int, length: int) -> tuple[Ids, Ids]:
         data = random.integers(2, self.symbols + 2, (rows, self.tokens))
